@@ -1,0 +1,53 @@
+# make            the daemon in .venv/bin/tunneld
+# make demo       two hosts, one tunnel, on this machine
+# make test       the tests (make long: those that take minutes)
+# make lint       ruff, ruff format, mypy
+# make bench      throughput, packet rate and round trip
+PYTHON ?= python3
+BIN := .venv/bin
+.DEFAULT_GOAL := $(BIN)/tunneld
+.PHONY: demo test long lint bench lock clean
+
+# pip in this order: everything by hash from the lock file, then the checkout itself without any index.
+$(BIN)/tunneld: pyproject.toml requirements/run.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "tunneld needs Python 3.11 or newer: make PYTHON=python3.11 (on Debian: apt-get install python3.11 python3.11-venv)" >&2; exit 2; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+	  { echo "python3 has no venv module: apt-get install python3-venv" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing the daemon and its libraries in .venv"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes --only-binary :all: -r requirements/run.lock
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
+	@touch $@
+
+.venv/.develop: $(BIN)/tunneld requirements/develop.lock
+	@echo "installing the tools of the tests in .venv"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes --only-binary :all: -r requirements/develop.lock
+	@touch $@
+
+demo: $(BIN)/tunneld
+	@$(BIN)/tunneld demo
+
+test: .venv/.develop
+	@$(BIN)/python -m pytest -m "not long"
+
+long: .venv/.develop
+	@$(BIN)/python -m pytest -m long
+
+lint: .venv/.develop
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: $(BIN)/tunneld
+	@$(BIN)/tunneld bench
+
+# After a change of a bound in pyproject.toml; needs uv.
+lock:
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \
+	  pyproject.toml requirements/run.in -o requirements/run.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \
+	  --group test --group lint -c requirements/run.lock -o requirements/develop.lock
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,75 @@
+"""A private world for this process: own network and mount namespace, without root where the kernel allows it.
+
+Call `enter` early, while the process still has one thread: a user namespace cannot be joined by more.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import socket
+import struct
+from pathlib import Path
+
+from tunneld.edge import netns
+
+MS_REC = 0x4000
+MS_PRIVATE = 1 << 18
+SIOCGIFFLAGS = 0x8913
+SIOCSIFFLAGS = 0x8914
+IFF_UP = 1
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class SandboxUnavailableError(Exception):
+    """This machine does not let us make namespaces. `str()` is one line with the cause and the remedy."""
+
+
+def enter() -> str:
+    """Move this process into namespaces of its own, with an empty /run and lo up; returns "root" or "userns".
+
+    Raises SandboxUnavailableError; the process is then unchanged or should end.
+    """
+    uid, gid = os.geteuid(), os.getegid()
+    privileged = uid == 0
+    flags = netns.CLONE_NEWNET | netns.CLONE_NEWNS
+    try:
+        netns.unshare(flags if privileged else flags | netns.CLONE_NEWUSER)
+        if not privileged:
+            Path("/proc/self/setgroups").write_text("deny")
+            Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
+            Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
+        _mount(None, "/", None, MS_REC | MS_PRIVATE)
+        _mount("tmpfs", "/run", "tmpfs", 0)
+        lo_up()
+    except OSError as error:
+        raise SandboxUnavailableError(_remedy(error, privileged)) from error
+    return "root" if privileged else "userns"
+
+
+def lo_up() -> None:
+    """Set `lo` up in the namespace of the calling thread. Raises OSError."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        request = struct.pack("16sh22x", b"lo", 0)
+        flags = struct.unpack_from("16sh", fcntl.ioctl(sock, SIOCGIFFLAGS, request))[1]
+        fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", flags | IFF_UP))
+
+
+def _mount(source: str | None, target: str, kind: str | None, flags: int) -> None:
+    encoded = (source and source.encode(), target.encode(), kind and kind.encode())
+    if _libc.mount(*encoded, ctypes.c_ulong(flags), None) != 0:
+        errno = ctypes.get_errno()
+        raise OSError(errno, os.strerror(errno), target)
+
+
+def _remedy(error: OSError, privileged: bool) -> str:
+    if privileged:
+        return f"cannot make namespaces ({error}); in a container, add the capability SYS_ADMIN"
+    if Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").exists():
+        return (
+            f"this system forbids namespaces without root ({error}); run as root, or: "
+            "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0"
+        )
+    return f"this system forbids namespaces without root ({error}); run the same command as root"

@@ -1,0 +1,1 @@
+"""What the kernel must look like: the wish, the pure plan, its application with undo, and the kernel itself."""

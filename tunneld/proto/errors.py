@@ -1,0 +1,58 @@
+"""Errors that say whose they are, and the reasons for which a packet is dropped.
+
+`BadPacket` is the peer's or a stranger's, `LinkDown` is the world's, `ConfigError` is the operator's.
+Any other exception is our own bug and ends the process loudly.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Reason(Enum):
+    """Why a packet or message was dropped. The value is the name that `tunneld show` prints."""
+
+    EMPTY = "empty"
+    OVERSIZED = "oversized"
+    TRUNCATED = "truncated"
+    STRANGER = "stranger"
+    NO_LINK = "no-link"
+    QUEUE_FULL = "queue-full"
+    SEND_REFUSED = "send-refused"
+    DEVICE_REFUSED = "device-refused"
+    DEVICE_FULL = "device-full"
+
+
+class BadPacket(Exception):
+    """The peer's fault: drop what was read and count `reason`. The reader may go on."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
+
+
+class LinkDown(Exception):
+    """The world's fault: the link is gone. `str()` is one clause that names the cause; reconnect with back-off."""
+
+
+class DeviceError(Exception):
+    """The device cannot be opened or was lost. `str()` is one line with the cause and what to do."""
+
+
+class ConfigError(Exception):
+    """The operator's fault: one line of `file:line: key: what is wrong; what to do`. Ends in exit code 2."""
+
+    def __init__(self, file: str, line: int, key: str, message: str) -> None:
+        self.file = file
+        self.line = line
+        self.key = key
+        self.message = message
+        super().__init__(": ".join(part for part in (f"{file}:{line}" if line else file, key, message) if part))
+
+
+class ConfigErrors(Exception):
+    """All the faults of one configuration, in file order; never empty."""
+
+    def __init__(self, errors: list[ConfigError]) -> None:
+        super().__init__("\n".join(map(str, errors)))
+        self.errors = errors
