@@ -17,10 +17,13 @@ class Reason(Enum):
     TRUNCATED = "truncated"
     STRANGER = "stranger"
     NO_LINK = "no-link"
+    NO_PEER = "no-peer"
+    NO_DEVICE = "no-device"
     QUEUE_FULL = "queue-full"
     SEND_REFUSED = "send-refused"
     DEVICE_REFUSED = "device-refused"
     DEVICE_FULL = "device-full"
+    DEVICE_DOWN = "device-down"
 
 
 class BadPacket(Exception):
