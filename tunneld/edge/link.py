@@ -1,0 +1,50 @@
+"""What the pump needs of a link and of a device; TCP, UDP and the fakes of the tests are measured by it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Protocol
+
+from tunneld.proto.errors import Reason
+from tunneld.proto.framing import Buffer
+
+
+class Link(Protocol):
+    """One non-blocking socket to the peer that carries messages."""
+
+    drops: Counter[Reason]
+
+    @property
+    def blocked(self) -> bool:
+        """Whether something waits for the socket to become writable; then `flush` is due."""
+
+    def fileno(self) -> int:
+        """The descriptor to watch."""
+
+    def recv_batch(self, now: float) -> list[memoryview]:
+        """The messages that wait, up to a bound; views valid until the next call. Raises LinkDown."""
+
+    def send_batch(self, messages: Sequence[Buffer]) -> int:
+        """Send in order; returns how many were taken, the rest did not fit. Raises LinkDown."""
+
+    def flush(self) -> None:
+        """Send what waits, as far as the socket takes it. Raises LinkDown."""
+
+    def close(self) -> None:
+        """Close the socket; harmless when closed."""
+
+
+class Device(Protocol):
+    """One non-blocking TUN/TAP descriptor that gives and takes packets."""
+
+    drops: Counter[Reason]
+
+    def fileno(self) -> int:
+        """The descriptor to watch."""
+
+    def read_batch(self, limit: int) -> list[memoryview]:
+        """Up to `limit` packets; views valid until the next call. Raises DeviceLostError."""
+
+    def write_batch(self, packets: Sequence[Buffer]) -> None:
+        """Write each; what the device refuses is counted in `drops`. Raises DeviceLostError."""

@@ -1,0 +1,185 @@
+"""TCP links: a connection that carries messages behind their length, and the sockets that make one."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from collections import Counter, deque
+from collections.abc import Sequence
+
+from tunneld.config import Endpoint
+from tunneld.edge import address as addresses
+from tunneld.proto import framing
+from tunneld.proto.const import PREFIX_BYTES
+from tunneld.proto.errors import LinkDown, Reason
+from tunneld.proto.framing import Buffer, StreamDecoder
+from tunneld.proto.source import Address
+
+# What we keep unsent for a peer that does not read; beyond this, messages are refused.
+UNSENT_LIMIT = 512 * 1024
+# What the kernel keeps unsent for us: enough to fill the path, little enough that a packet does not wait for
+# seconds behind others (tcp(7), TCP_NOTSENT_LOWAT).
+NOTSENT_LOWAT = 128 * 1024
+# A half-open connection is found in 5 + 3 x 2 s when idle, and in 10 s when data is unacknowledged.
+USER_TIMEOUT_MS = 10_000
+KEEPALIVE = ((socket.TCP_KEEPIDLE, 5), (socket.TCP_KEEPINTVL, 3), (socket.TCP_KEEPCNT, 2))
+CONNECT_TIMEOUT = 10.0
+# TCP_NOTSENT_LOWAT of linux/tcp.h, which the socket module does not name.
+TCP_NOTSENT_LOWAT = 25
+assert sys.platform == "linux"
+
+
+class TcpLink:
+    """One established connection. `opener` is the address of the end that connected."""
+
+    def __init__(self, sock: socket.socket, *, opened_by_us: bool) -> None:
+        """Takes over `sock`. Raises LinkDown when it is no longer connected."""
+        self._sock = sock
+        self._decoder = StreamDecoder()
+        self._unsent: deque[memoryview] = deque()
+        self._unsent_bytes = 0
+        self.drops: Counter[Reason] = Counter()
+        try:
+            prepare(sock)
+            self.local = addresses.normalise(sock.getsockname())
+            self.remote = addresses.normalise(sock.getpeername())
+        except OSError as error:
+            sock.close()
+            raise LinkDown(addresses.said(error)) from None
+        self.opened_by_us = opened_by_us
+        self.opener: Address = self.local if opened_by_us else self.remote
+
+    def __str__(self) -> str:
+        arrow = "→" if self.opened_by_us else "←"
+        return f"tcp {addresses.text(self.local)} {arrow} {addresses.text(self.remote)}"
+
+    @property
+    def blocked(self) -> bool:
+        return self._unsent_bytes > 0
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that wait in our memory for the socket, ≤ 512 KiB."""
+        return self._unsent_bytes
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def recv_batch(self, now: float) -> list[memoryview]:
+        try:
+            count = self._sock.recv_into(self._decoder.space())
+        except (BlockingIOError, InterruptedError):
+            return []
+        except OSError as error:
+            raise LinkDown(addresses.said(error)) from None
+        if count == 0:
+            inside = " in the middle of a packet" if self._decoder.pending else ""
+            raise LinkDown(f"the peer closed the connection{inside}")
+        return self._decoder.received_untrusted(count)
+
+    def send_batch(self, messages: Sequence[Buffer]) -> int:
+        room = UNSENT_LIMIT - self._unsent_bytes
+        taken = 0
+        for message in messages:
+            room -= PREFIX_BYTES + len(message)
+            if room < 0:
+                break
+            taken += 1
+        if taken:
+            self._put(memoryview(framing.encode(messages[:taken])))
+        return taken
+
+    def _put(self, data: memoryview) -> None:
+        sent = 0 if self._unsent else self._send([data])
+        if sent < len(data):
+            self._unsent.append(data[sent:])
+            self._unsent_bytes += len(data) - sent
+
+    def flush(self) -> None:
+        while self._unsent:
+            sent = self._send(list(self._unsent)[:64])
+            if sent == 0:
+                return
+            self._unsent_bytes -= sent
+            while sent:
+                first = self._unsent.popleft()
+                if sent < len(first):
+                    self._unsent.appendleft(first[sent:])
+                    break
+                sent -= len(first)
+
+    def _send(self, pieces: list[memoryview]) -> int:
+        try:
+            return self._sock.sendmsg(pieces)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError as error:
+            raise LinkDown(addresses.said(error)) from None
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+def prepare(sock: socket.socket) -> None:
+    """Non-blocking, no Nagle, and a half-open connection found within 15 s. Raises OSError."""
+    sock.setblocking(False)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, NOTSENT_LOWAT)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in KEEPALIVE:
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def listen(endpoint: Endpoint) -> socket.socket:
+    """A listening socket; on [::] it takes IPv4 too. Raises OSError (EADDRINUSE, EADDRNOTAVAIL, EACCES)."""
+    sock = bind(endpoint, socket.SOCK_STREAM)
+    try:
+        sock.listen(5)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def bind(endpoint: Endpoint, kind: socket.SocketKind) -> socket.socket:
+    """A non-blocking socket bound to a numeric endpoint. Raises OSError."""
+    family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
+    sock = socket.socket(family, kind | socket.SOCK_NONBLOCK)
+    try:
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(endpoint.host != "::"))
+        if kind == socket.SOCK_STREAM:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        target = socket.getaddrinfo(endpoint.host, endpoint.port, family, kind, flags=socket.AI_NUMERICHOST)
+        sock.bind(target[0][4])
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+async def accept(listener: socket.socket) -> TcpLink:
+    """The next connection. Raises LinkDown when it died at once, OSError when the system has no room for it."""
+    sock, _ = await asyncio.get_running_loop().sock_accept(listener)
+    return TcpLink(sock, opened_by_us=False)
+
+
+async def connect(target: Address) -> TcpLink:
+    """A connection to `target`. Raises LinkDown, after 10 s at the latest."""
+    sock = socket.socket(addresses.family_of(target), socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        prepare(sock)
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            await asyncio.get_running_loop().sock_connect(sock, target)
+    except TimeoutError:
+        sock.close()
+        raise LinkDown(f"{addresses.text(target)} does not answer: host down, or TCP filtered") from None
+    except OSError as error:
+        sock.close()
+        raise LinkDown(f"{addresses.text(target)}: {addresses.said(error)}") from None
+    except BaseException:
+        sock.close()
+        raise
+    return TcpLink(sock, opened_by_us=True)

@@ -1,0 +1,138 @@
+"""The UDP link: one socket, one peer at a time, up to 32 datagrams a turn."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections import Counter
+from collections.abc import Sequence
+
+from tunneld.config import Endpoint
+from tunneld.edge import address as addresses
+from tunneld.edge.tcp import bind
+from tunneld.proto.errors import LinkDown, Reason
+from tunneld.proto.framing import Buffer
+from tunneld.proto.source import Source
+
+# Datagrams read in one turn of the loop: enough to amortise the wake-up, few enough to let others run.
+BATCH = 32
+DATAGRAM_BUFFER_BYTES = 65536
+# The kernel doubles these and bounds them by net.core.{r,w}mem_max.
+SOCKET_BUFFER_BYTES = 4 * 1024 * 1024
+
+# linux/in.h, linux/in6.h: report ICMP errors on an unconnected socket too.
+IP_RECVERR = 11
+IPV6_RECVERR = 25
+
+# Errors that say that this datagram could not go, not that the socket is broken.
+_REFUSED = frozenset(
+    {errno.EMSGSIZE, errno.ENOBUFS, errno.EPERM, errno.EACCES, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN,
+     errno.ECONNREFUSED, errno.EHOSTDOWN, errno.EADDRNOTAVAIL, errno.EINVAL, errno.ENOPROTOOPT, errno.EPROTO}
+)  # fmt: skip
+
+
+class UdpLink:
+    """Datagrams to and from the peer that `source` names; those of others are counted as `stranger`.
+
+    `trouble` is what the network last said about our datagrams ("connection refused"); "" when all is well.
+    """
+
+    def __init__(self, sock: socket.socket, source: Source) -> None:
+        """Uses `sock`, a bound and non-blocking one, and closes it with itself."""
+        self._sock = sock
+        self._source = source
+        self._buffers = [memoryview(bytearray(DATAGRAM_BUFFER_BYTES)) for _ in range(BATCH)]
+        self.drops: Counter[Reason] = Counter()
+        self.trouble = ""
+        self.heard: float | None = None
+        self.local = addresses.normalise(sock.getsockname())
+
+    def __str__(self) -> str:
+        remote = self._source.address
+        return f"udp {addresses.text(self.local)} → {addresses.text(remote) if remote else 'anybody'}"
+
+    @property
+    def blocked(self) -> bool:
+        """Never: UDP drops what the socket does not take."""
+        return False
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def recv_batch(self, now: float) -> list[memoryview]:
+        datagrams: list[memoryview] = []
+        for buffer in self._buffers:
+            try:
+                count, sender = self._sock.recvfrom_into(buffer)
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError as error:
+                self._note(error)
+                continue
+            if not self._source.admits(sender, now):
+                self.drops[Reason.STRANGER] += 1
+                continue
+            datagrams.append(buffer[:count])
+        if datagrams:
+            self.heard = now
+            self.trouble = ""
+        return datagrams
+
+    def send_batch(self, messages: Sequence[Buffer]) -> int:
+        """Takes every message; what the network refuses at once is counted in `drops`."""
+        target = self._source.address
+        if target is None:
+            self.drops[Reason.NO_PEER] += len(messages)
+            return len(messages)
+        for message in messages:
+            try:
+                self._sock.sendto(message, target)
+            except (BlockingIOError, InterruptedError):
+                self.drops[Reason.QUEUE_FULL] += 1
+            except OSError as error:
+                self._note(error)
+                self.drops[Reason.SEND_REFUSED] += 1
+        return len(messages)
+
+    def _note(self, error: OSError) -> None:
+        if error.errno not in _REFUSED:
+            raise LinkDown(addresses.said(error)) from None
+        self.trouble = addresses.said(error)
+        # With IP_RECVERR each error waits in a queue that only this read empties (ip(7)).
+        try:
+            while True:
+                self._sock.recvmsg(0, 512, socket.MSG_ERRQUEUE)
+        except OSError:
+            return
+
+    def flush(self) -> None:
+        """Nothing waits."""
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+def open_bound(endpoint: Endpoint) -> socket.socket:
+    """A UDP socket on `endpoint`, for the peer to find. Raises OSError."""
+    sock = bind(endpoint, socket.SOCK_DGRAM)
+    _prepare(sock)
+    return sock
+
+
+def open_unbound() -> socket.socket:
+    """A UDP socket on any free port, for both families where the host has both. Raises OSError."""
+    try:
+        sock = bind(Endpoint("::", 0), socket.SOCK_DGRAM)
+    except OSError:
+        # The host has no IPv6.
+        sock = bind(Endpoint("0.0.0.0", 0), socket.SOCK_DGRAM)
+    _prepare(sock)
+    return sock
+
+
+def _prepare(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_BYTES)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
+    sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)

@@ -1,0 +1,1 @@
+"""How a link to the peer comes about and comes back: the policy above edge/, one file per transport."""

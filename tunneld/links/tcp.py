@@ -1,0 +1,178 @@
+"""The peer over TCP: connect, listen, or both; one connection at a time, and the next when it ends.
+
+Theory of operation
+
+- Connecting: whenever no connection stands, the endpoints are tried in their order, each name resolved anew,
+  each address in turn; then a jittered delay of 0.2 to 30 s, which starts over after a connection that held.
+- Listening only: whoever comes first is served; who comes later waits in the kernel's backlog until the
+  connection ends, so a stranger cannot displace it.
+- Both: a connection from any address but the endpoints' is closed and counted. If both ends connected, the
+  connection opened by the lower IP:port stays, which both ends decide alike. If the peer opens a second one,
+  it has lost its first, which we replace.
+
+A connection that stands cannot be told from a half-open one until the kernel gives up on it, within 15 s;
+until then the rules above hold for it too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections import Counter
+from collections.abc import Callable
+from typing import NoReturn
+
+from tunneld.config import Endpoint
+from tunneld.edge import address as addresses
+from tunneld.edge import tcp
+from tunneld.edge.tcp import TcpLink
+from tunneld.links.state import PeerState, State
+from tunneld.proto.backoff import Backoff
+from tunneld.proto.errors import LinkDown, Reason
+from tunneld.proto.plain import opener_rank
+from tunneld.pump import Pump
+
+log = logging.getLogger("tunneld.tcp")
+
+# A connection that stood this long, in seconds, was no failure: the next delay is the first again.
+HELD = 10.0
+# How long to leave the listener alone when the system has no descriptor for another connection.
+ACCEPT_PAUSE = 1.0
+
+
+class TcpPeer:
+    """Keeps one connection to the peer in the pump. `random` gives floats in [0, 1) for the jitter."""
+
+    def __init__(
+        self,
+        pump: Pump,
+        state: PeerState,
+        *,
+        listener: socket.socket | None,
+        endpoints: tuple[Endpoint, ...],
+        clock: Callable[[], float],
+        random: Callable[[], float],
+    ) -> None:
+        """Takes over `listener`; at least one of it and `endpoints` is given."""
+        self._pump = pump
+        self._state = state
+        self._listener = listener
+        self._endpoints = endpoints
+        self._clock = clock
+        self._backoff = Backoff(random)
+        self._current: TcpLink | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._why = "starting"
+        self._known: dict[Endpoint, set[str]] = {}
+        self.drops: Counter[Reason] = Counter()
+
+    async def run(self) -> NoReturn:
+        """Serve until cancelled; then nothing of ours is open."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                if self._listener is not None:
+                    tasks.create_task(self._accept_forever(self._listener), name="accept")
+                if self._endpoints:
+                    tasks.create_task(self._connect_forever(), name="connect")
+        finally:
+            if self._listener is not None:
+                self._listener.close()
+        raise AssertionError("a task that never ends has ended")
+
+    async def _connect_forever(self) -> NoReturn:
+        while True:
+            await self._idle.wait()
+            self._state.become(State.CONNECTING, self._why)
+            try:
+                await self._carry(await self._connect_any())
+            except LinkDown as down:
+                self._why = str(down)
+            delay = self._backoff.delay()
+            if self._idle.is_set():
+                self._state.become(State.CONNECTING, f"{self._why}; trying again in {delay:.1f} s")
+            await asyncio.sleep(delay)
+
+    async def _connect_any(self) -> TcpLink:
+        failure = LinkDown("no endpoint")
+        for endpoint in self._endpoints:
+            try:
+                targets = await addresses.resolve(endpoint)
+            except LinkDown as down:
+                failure = down
+                continue
+            self._known[endpoint] = {target[0] for target in targets}
+            for target in targets:
+                try:
+                    return await tcp.connect(target)
+                except LinkDown as down:
+                    failure = down
+        raise failure
+
+    async def _accept_forever(self, listener: socket.socket) -> NoReturn:
+        at = addresses.text(addresses.normalise(listener.getsockname()))
+        if not self._endpoints:
+            self._state.become(State.LISTENING, f"waiting on tcp {at}")
+        async with asyncio.TaskGroup() as connections:
+            while True:
+                try:
+                    link = await tcp.accept(listener)
+                except LinkDown:
+                    continue
+                except OSError as error:
+                    log.warning("cannot accept a connection: %s; trying again in 1 s", addresses.said(error))
+                    await asyncio.sleep(ACCEPT_PAUSE)
+                    continue
+                if not self._endpoints:
+                    await self._carry(link)
+                    self._state.become(State.LISTENING, f"{self._why}; waiting on tcp {at}")
+                elif await self._is_peer(link):
+                    connections.create_task(self._carry(link), name="carry")
+                else:
+                    log.warning("refused a connection from %s: not the endpoint", addresses.text(link.remote))
+                    self.drops[Reason.STRANGER] += 1
+                    link.close()
+        raise AssertionError("a task that never ends has ended")
+
+    async def _is_peer(self, link: TcpLink) -> bool:
+        for endpoint in self._endpoints:
+            if link.remote[0] in self._known.get(endpoint, ()):
+                return True
+        for endpoint in self._endpoints:
+            try:
+                self._known[endpoint] = {target[0] for target in await addresses.resolve(endpoint)}
+            except LinkDown:
+                continue
+            if link.remote[0] in self._known[endpoint]:
+                return True
+        return False
+
+    async def _carry(self, link: TcpLink) -> None:
+        """Carry packets over `link` until it goes down or another takes its place."""
+        if self._current is not None and not _replaces(link, self._current):
+            log.info("closed %s: %s stays", link, self._current)
+            link.close()
+            return
+        self._current = link
+        self._idle.clear()
+        started = self._clock()
+        self._state.become(State.UP, f"connected, {link}", link=str(link))
+        try:
+            await self._pump.carry(link)
+        except LinkDown as down:
+            log.info("closed %s: %s", link, down)
+            if self._current is link:
+                self._why = str(down)
+            if self._clock() - started >= HELD:
+                self._backoff.reset()
+        finally:
+            if self._current is link:
+                self._current = None
+                self._idle.set()
+
+
+def _replaces(new: TcpLink, current: TcpLink) -> bool:
+    if new.opened_by_us == current.opened_by_us:
+        return True
+    return opener_rank(new.opener) < opener_rank(current.opener)

@@ -1,0 +1,141 @@
+"""The peer over UDP: the configured endpoint, or without one the first sender.
+
+Theory of operation
+
+- One socket serves for the whole run; it is opened anew, after a jittered delay, only if it breaks.
+- With endpoints, the first that resolves is the peer and nobody else is listened to. After 60 s without a
+  datagram from it the next endpoint of the list has its turn, its name resolved anew; until that succeeds the
+  old address stays.
+- Without, the first sender is the peer until 60 s of silence; both moments are logged.
+
+`plain` has no keepalive, so an idle tunnel looks like a dead one; the state says only what was heard.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import socket
+from collections.abc import Callable
+from typing import NoReturn
+
+from tunneld.config import Endpoint
+from tunneld.edge import address as addresses
+from tunneld.edge import udp
+from tunneld.edge.udp import UdpLink
+from tunneld.links.state import PeerState, State
+from tunneld.proto.backoff import Backoff
+from tunneld.proto.const import FIRST_SENDER_HOLD
+from tunneld.proto.errors import LinkDown
+from tunneld.proto.source import Address, FirstSender, FixedSource, Learned
+from tunneld.pump import Pump
+
+# How often the state is brought up to date, in seconds.
+TICK = 0.5
+
+
+class UdpPeer:
+    """Keeps a UDP link to the peer in the pump. `random` gives floats in [0, 1) for the jitter."""
+
+    def __init__(
+        self,
+        pump: Pump,
+        state: PeerState,
+        *,
+        bound: socket.socket | None,
+        endpoints: tuple[Endpoint, ...],
+        clock: Callable[[], float],
+        random: Callable[[], float],
+    ) -> None:
+        """Takes over `bound`, the listening socket; at least one of it and `endpoints` is given."""
+        self._pump = pump
+        self._state = state
+        self._bound = bound
+        self._endpoints = endpoints
+        self._clock = clock
+        self._backoff = Backoff(random)
+
+    async def run(self) -> NoReturn:
+        """Serve until cancelled; then nothing of ours is open."""
+        try:
+            while True:
+                try:
+                    await self._serve()
+                except LinkDown as down:
+                    delay = self._backoff.delay()
+                    self._state.become(State.DOWN, f"{down}; trying again in {delay:.1f} s")
+                    await asyncio.sleep(delay)
+        finally:
+            if self._bound is not None:
+                self._bound.close()
+
+    async def _serve(self) -> None:
+        """Carry packets until the socket breaks. Raises LinkDown."""
+        try:
+            sock = udp.open_unbound() if self._bound is None else self._bound.dup()
+        except OSError as error:
+            raise LinkDown(addresses.said(error)) from None
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                if self._endpoints:
+                    source = FixedSource()
+                    link = UdpLink(sock, source)
+                    tasks.create_task(self._follow_endpoints(source, link, sock.family), name="follow")
+                else:
+                    first = FirstSender()
+                    link = UdpLink(sock, first)
+                    tasks.create_task(self._follow_senders(first, link), name="follow")
+                tasks.create_task(self._pump.carry(link), name="carry")
+        except* LinkDown as downs:
+            raise LinkDown(str(downs.exceptions[0])) from None
+
+    async def _follow_senders(self, source: FirstSender, link: UdpLink) -> NoReturn:
+        self._state.become(State.LISTENING, f"waiting on udp {addresses.text(link.local)}")
+        while True:
+            source.handle_timeout(self._clock())
+            while (event := source.poll_event()) is not None:
+                who = addresses.text(event.address)
+                if isinstance(event, Learned):
+                    self._state.become(State.UP, f"{who} sent first and is the peer", link=str(link))
+                else:
+                    silence = f"{FIRST_SENDER_HOLD:.0f} s"
+                    self._state.become(State.LISTENING, f"{who} was silent for {silence} and is released")
+            await asyncio.sleep(TICK)
+
+    async def _follow_endpoints(self, source: FixedSource, link: UdpLink, family: socket.AddressFamily) -> NoReturn:
+        for endpoint in itertools.cycle(self._endpoints):
+            self._state.become(State.CONNECTING, f"resolving {endpoint}", link=self._state.link)
+            try:
+                source.address = _first_of(await addresses.resolve(endpoint), family)
+            except LinkDown as down:
+                delay = self._backoff.delay()
+                self._state.become(State.CONNECTING, f"{down}; trying again in {delay:.1f} s")
+                await asyncio.sleep(delay)
+                continue
+            self._backoff.reset()
+            await self._until_silent(endpoint, link)
+        raise AssertionError("an endless cycle has ended")
+
+    async def _until_silent(self, endpoint: Endpoint, link: UdpLink) -> None:
+        started = self._clock()
+        while True:
+            heard = started if link.heard is None else max(started, link.heard)
+            if self._clock() - heard >= FIRST_SENDER_HOLD:
+                return
+            if link.trouble:
+                self._state.become(State.CONNECTING, f"{endpoint}: {link.trouble}", link=str(link))
+            elif link.heard is not None and link.heard >= started:
+                self._state.become(State.UP, f"datagrams arrive from {endpoint}", link=str(link))
+            else:
+                self._state.become(State.CONNECTING, f"{endpoint}: nothing heard yet", link=str(link))
+            await asyncio.sleep(TICK)
+
+
+def _first_of(targets: list[Address], family: socket.AddressFamily) -> Address:
+    """The first address that a socket of `family` can send to. Raises LinkDown."""
+    for target in targets:
+        try:
+            return addresses.for_family(target, family)
+        except LinkDown as down:
+            failure = down
+    raise failure

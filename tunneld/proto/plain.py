@@ -1,0 +1,71 @@
+"""The protocol `plain`: simpletun's. Packets travel as they are, in clear, with nothing but their length.
+
+On a stream a message is one packet and the link writes the length before it; in a datagram a message is
+one or more `length | packet`. There is no handshake, no keepalive and no proof of who sent what.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from ipaddress import ip_address
+
+from tunneld.proto import framing
+from tunneld.proto.const import DATAGRAM_BYTES
+from tunneld.proto.errors import Reason
+from tunneld.proto.framing import Buffer
+from tunneld.proto.source import Address
+
+
+class PlainTunnel:
+    """Turns packets into messages and back. `drops` counts what was refused, by reason.
+
+    `max_packet` is the longest packet the device takes, in bytes; it may be changed at any time.
+    """
+
+    def __init__(self, *, max_packet: int) -> None:
+        self.max_packet = max_packet
+        self.drops: Counter[Reason] = Counter()
+
+    def to_messages(self, packets: Sequence[Buffer]) -> Sequence[Buffer]:
+        """The messages that carry `packets`, in their order; may share the packets' memory."""
+        return packets
+
+    def to_packets_untrusted(self, messages: Iterable[memoryview]) -> list[memoryview]:
+        """The packets in `messages` that the device can take, as views into them; the rest is counted."""
+        return self._fitting(messages)
+
+    def _fitting(self, packets: Iterable[memoryview]) -> list[memoryview]:
+        most = self.max_packet
+        fitting: list[memoryview] = []
+        for packet in packets:
+            if 0 < len(packet) <= most:
+                fitting.append(packet)
+            else:
+                self.drops[Reason.OVERSIZED if packet else Reason.EMPTY] += 1
+        return fitting
+
+
+class PlainDatagramTunnel(PlainTunnel):
+    """The same over UDP: packets that wait together share a datagram, a lone packet goes out at once."""
+
+    def to_messages(self, packets: Sequence[Buffer]) -> Sequence[Buffer]:
+        return framing.group(packets, DATAGRAM_BYTES)
+
+    def to_packets_untrusted(self, messages: Iterable[memoryview]) -> list[memoryview]:
+        packets: list[memoryview] = []
+        for message in messages:
+            records, fault = framing.split_untrusted(message)
+            if fault is not None:
+                self.drops[fault.reason] += 1
+            packets += records
+        return self._fitting(packets)
+
+
+def opener_rank(opener: Address) -> tuple[int, int, int]:
+    """What decides between two TCP connections of the same two ends: the lower opener's connection stays.
+
+    `opener` is the address, numeric, of the end that connected; both ends see the same unless NAT lies between.
+    """
+    ip = ip_address(opener[0].partition("%")[0])
+    return ip.version, int(ip), opener[1]
