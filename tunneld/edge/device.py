@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from tunneld.edge import netns, tuntap
 from tunneld.proto.errors import DeviceError, Reason
+from tunneld.proto.framing import Buffer
 
 PACKET_MAX = 65_535 + 4  # the largest MTU of the driver with its Ethernet header, and a VLAN tag
 SHORTEST = {"tun": 20, "tap": 14}  # an IPv4 header, an Ethernet header: less is no packet
@@ -31,7 +32,7 @@ class DeviceLostError(DeviceError):
 class Device:
     """One attached TUN or TAP device.
 
-    `fd` is for `add_reader`, -1 once closed; remove the reader *before* `close`: uvloop aborts the process otherwise.
+    `fd` is -1 once closed. Take it out of the loop *before* `close`: uvloop aborts the process otherwise.
     `persistent` tells whether it stays when we close it. The four counters only grow; `drops` counts by reason what
     `write_batch` could not give to the kernel.
     """
@@ -63,6 +64,10 @@ class Device:
                 f"{name}: cannot enter its network namespace: {error.strerror}; this needs CAP_SYS_ADMIN"
             ) from error
         return cls(fd, name, mode, persistent=tuntap.is_persistent(fd))
+
+    def fileno(self) -> int:
+        """The descriptor to watch: readable when packets wait, and when the device is deleted."""
+        return self.fd
 
     def set_persist(self, stays: bool) -> None:
         """Decide whether the device stays when we close it. Raises DeviceLostError."""
@@ -102,7 +107,7 @@ class Device:
         self.bytes_read += octets
         return packets
 
-    def write_batch(self, packets: Sequence[bytes | memoryview]) -> None:
+    def write_batch(self, packets: Sequence[Buffer]) -> None:
         """Give each packet to the kernel; one that it does not take is counted in `drops`. Never blocks.
 
         Raises DeviceLostError; the rest of the batch is then lost too.
