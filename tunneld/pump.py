@@ -129,7 +129,7 @@ class Pump:
         if link.blocked:
             loop = asyncio.get_running_loop()
             if self._device is not None:
-                loop.remove_reader(self._device.fileno())
+                loop.remove_reader(self._device.fd)
             loop.add_writer(link.fileno(), self._link_writable)
 
     def _link_writable(self) -> None:
@@ -167,7 +167,7 @@ class Pump:
 
     def _watch_device(self) -> None:
         if self._device is not None and not (self._link is not None and self._link.blocked):
-            asyncio.get_running_loop().add_reader(self._device.fileno(), self._device_readable)
+            asyncio.get_running_loop().add_reader(self._device.fd, self._device_readable)
 
     def _end_device(self, error: DeviceLostError) -> None:
         assert self._device is not None
@@ -179,7 +179,7 @@ class Pump:
 
     def _forget_device(self, device: Device) -> None:
         if self._device is device:
-            asyncio.get_running_loop().remove_reader(device.fileno())
+            asyncio.get_running_loop().remove_reader(device.fd)
             self._own_drops += device.drops
             self._device = None
 

@@ -36,15 +36,13 @@ class Link(Protocol):
 
 
 class Device(Protocol):
-    """One non-blocking TUN/TAP descriptor that gives and takes packets."""
+    """One non-blocking TUN/TAP descriptor `fd` that gives and takes packets."""
 
+    fd: int
     drops: Counter[Reason]
-
-    def fileno(self) -> int:
-        """The descriptor to watch."""
 
     def read_batch(self, limit: int) -> list[memoryview]:
         """Up to `limit` packets; views valid until the next call. Raises DeviceLostError."""
 
-    def write_batch(self, packets: Sequence[Buffer]) -> None:
+    def write_batch(self, packets: Sequence[bytes | memoryview]) -> None:
         """Write each; what the device refuses is counted in `drops`. Raises DeviceLostError."""

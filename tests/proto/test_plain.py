@@ -1,0 +1,59 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tunneld.proto.errors import Reason
+from tunneld.proto.plain import PlainDatagramTunnel, PlainTunnel, opener_rank
+
+PACKETS = st.lists(st.binary(min_size=1, max_size=1500), max_size=30)
+
+
+@given(PACKETS)
+def test_on_a_stream_a_message_is_a_packet(packets):
+    tunnel = PlainTunnel(max_packet=1500)
+    messages = tunnel.to_messages(packets)
+    assert list(map(bytes, tunnel.to_packets_untrusted(map(memoryview, messages)))) == packets
+    assert not tunnel.drops
+
+
+@given(PACKETS)
+def test_in_datagrams_packets_share_a_message_and_come_out_in_order(packets):
+    tunnel = PlainDatagramTunnel(max_packet=1500)
+    messages = tunnel.to_messages(packets)
+    assert list(map(bytes, tunnel.to_packets_untrusted(map(memoryview, messages)))) == packets
+    assert not tunnel.drops
+
+
+def test_small_packets_that_wait_together_share_one_datagram():
+    assert len(PlainDatagramTunnel(max_packet=1500).to_messages([bytes(64)] * 16)) == 1
+
+
+def test_a_lone_packet_goes_out_alone():
+    assert PlainDatagramTunnel(max_packet=1500).to_messages([b"ping"]) == [b"\x00\x04ping"]
+
+
+@pytest.mark.parametrize("tunnel", [PlainTunnel(max_packet=1400), PlainDatagramTunnel(max_packet=1400)])
+def test_what_the_device_cannot_take_is_a_counted_drop(tunnel):
+    datagram = b"\x00\x00" + b"\x05\x79" + bytes(1401) + b"\x05\x78" + bytes(1400) + b"\x00\x01x"
+    messages = [datagram] if isinstance(tunnel, PlainDatagramTunnel) else [b"", bytes(1401), bytes(1400), b"x"]
+    packets = tunnel.to_packets_untrusted(map(memoryview, messages))
+    assert list(map(len, packets)) == [1400, 1]
+    assert tunnel.drops == {Reason.EMPTY: 1, Reason.OVERSIZED: 1}
+
+
+def test_a_cut_datagram_is_counted_and_its_whole_packets_stand():
+    tunnel = PlainDatagramTunnel(max_packet=1400)
+    assert list(map(bytes, tunnel.to_packets_untrusted([memoryview(b"\x00\x02ok\x00\x09cut")]))) == [b"ok"]
+    assert tunnel.drops == {Reason.TRUNCATED: 1}
+
+
+@given(st.lists(st.binary(max_size=200), max_size=5))
+def test_any_datagram_gives_packets_or_counts_and_nothing_else(datagrams):
+    tunnel = PlainDatagramTunnel(max_packet=100)
+    for packet in tunnel.to_packets_untrusted(map(memoryview, datagrams)):
+        assert 1 <= len(packet) <= 100
+
+
+def test_openers_are_ordered_by_number_not_by_text():
+    ordered = [("9.0.0.1", 9), ("10.0.0.1", 2), ("10.0.0.1", 10), ("fe80::1%eth0", 1, 0, 3), ("fe80::2", 0, 0, 0)]
+    assert sorted(ordered[::-1], key=opener_rank) == ordered
