@@ -1,10 +1,12 @@
-"""The configuration file: TOML in, frozen records or every fault at once out."""
+"""The records of a configuration that has no faults."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from pathlib import Path
+
+from tunneld.proto.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,10 @@ class PeerConfig:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """One tunnel. `name` is the stem of the file; it names the control socket and the lock."""
+    """One tunnel. `name` is the stem of the file; it names the control socket and the lock.
+
+    `warnings` say what will work, but not well.
+    """
 
     name: str
     path: Path | None
@@ -69,3 +74,4 @@ class Config:
     interface: InterfaceConfig
     network: NetworkConfig
     peer: PeerConfig
+    warnings: tuple[ConfigError, ...] = field(default=(), compare=False)

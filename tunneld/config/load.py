@@ -1,0 +1,168 @@
+"""From a file to a Config: the sections and keys there are, and those that only later versions have."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from tunneld.config import fields, file, rules
+from tunneld.config.document import Document, Faults, KeyPath
+from tunneld.config.model import Config, Endpoint, InterfaceConfig, NetworkConfig, PeerConfig, TunnelConfig
+from tunneld.config.table import Table
+from tunneld.text import did_you_mean, quoted
+
+MTU_DEFAULT = {"tun": 1400, "tap": 1380}
+
+_LATER = "this version cannot do that yet; remove the line"
+_CLEAR = 'protocol = "plain" sends everything in clear, so this would not be used; remove the line'
+_SECRETS = ("cipher", "private_key", "private_key_file")
+_PEER_SECRETS = ("public_key", "preshared_key", "preshared_key_file")
+_NETWORK_LATER = (
+    "forward",
+    "masquerade",
+    "default_route",
+    "kill_switch",
+    "dns",
+    "table",
+    "mark",
+    "allow_lan",
+    "drift",
+)
+_SECTIONS = ("tunnel", "interface", "network", "peer")
+_SECTIONS_LATER = ("bridge", "log", "metrics")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}")
+
+
+def load(path: Path, look_up: Callable[[Endpoint], None] | None = None) -> Config:
+    """The configuration in `path`. Reads that file and nothing else, and changes nothing.
+
+    `look_up` is called with each endpoint that is a name and raises OSError when nobody knows it. Raises
+    ConfigErrors with every fault that the file has.
+    """
+    faults = Faults(path)
+    if not _NAME.fullmatch(path.stem):
+        faults.add(0, "", "its name is the tunnel's; use letters, digits and . _ @ -, at most 64 of them, then .toml")
+    document = Document(file.read(path, faults), faults)
+    config = _config(path, document)
+    if config is not None:
+        rules.check(config[0], config[1], document, look_up)
+    faults.raise_any()
+    assert config is not None, "a file without content has a fault"
+    return replace(config[0], warnings=rules.warnings(config[0], document))
+
+
+def _config(path: Path, document: Document) -> tuple[Config, tuple[PeerConfig, ...]] | None:
+    if not document.values:
+        document.fault((), "empty: no [tunnel] section, no [interface] section; start from a sample in configs/")
+        return None
+    _check_sections(document)
+    tunnel, secrets = _tunnel(document)
+    interface = _interface(document)
+    network = _network(document)
+    peers = _peers(document, secrets)
+    first = peers[0] if peers else PeerConfig(name="peer")
+    return Config(path.stem, path, tunnel, interface, network, first), peers
+
+
+def _check_sections(document: Document) -> None:
+    for key, value in document.values.items():
+        if key in _SECTIONS:
+            continue
+        section = isinstance(value, dict) or (isinstance(value, list) and any(isinstance(v, dict) for v in value))
+        if not section:
+            document.fault((key,), "stands before the first section; move it below its [section]", key=quoted(key))
+        elif key in _SECTIONS_LATER:
+            document.fault((key,), "this version cannot do that yet; remove the section", key=f"[{key}]")
+        else:
+            known = ", ".join(f"[{name}]" for name in _SECTIONS[:3]) + " and [[peer]]"
+            hint = did_you_mean(key, [*_SECTIONS, *_SECTIONS_LATER], "[{}]") or f"there are {known}"
+            document.fault((key,), f"unknown section; {hint}", key=f"[{key}]")
+
+
+def _section(document: Document, name: str) -> Table:
+    value = document.values.get(name, {})
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        document.fault((name, 0), f"write [{name}] with single brackets, once", key=f"[[{name}]]")
+        return Table(document, (name, 0), value[0])
+    if not isinstance(value, dict):
+        document.fault((name,), f"expected a section; write [{name}] and its keys below it")
+        return Table(document, (name,), {})
+    return Table(document, (name,), value)
+
+
+def _tunnel(document: Document) -> tuple[TunnelConfig, str]:
+    """The section, and what to say of keys and ciphers: nothing where the wrong protocol is the fault."""
+    table = _section(document, "tunnel")
+    if not table.has("protocol") and not document.faulty("tunnel"):
+        document.fault(
+            ("tunnel",), 'missing; write protocol = "plain" in [tunnel] (everything goes in clear)', "protocol"
+        )
+        protocol, secrets = "plain", _CLEAR
+    else:
+        protocol = table.take("protocol", fields.protocol, "")
+        secrets = _CLEAR if protocol else ""
+    tunnel = TunnelConfig(
+        protocol=protocol,
+        transport=table.take("transport", fields.transport, "udp"),
+        listen=table.take("listen", fields.listen, None),
+    )
+    table.close({**dict.fromkeys(_SECRETS, secrets), "netns": _LATER})
+    return tunnel, secrets
+
+
+def _interface(document: Document) -> InterfaceConfig:
+    if "interface" not in document.values:
+        document.fault(("interface",), "no [interface] section; add it with a name and addresses", key="[interface]")
+        return InterfaceConfig(name="", mode="tun")
+    table = _section(document, "interface")
+    if not table.has("name") and not document.faulty("interface"):
+        document.fault(("interface",), 'missing; write for example name = "tun0"', "name")
+    mode = table.take("mode", fields.choice("tun", "tap"), "tun")
+    if not table.has("addresses") and not table.has("bridge") and not document.faulty("interface"):
+        message = "interface has no address; set addresses, or addresses = [] if it needs none"
+        document.fault(("interface",), message, "addresses")
+    interface = InterfaceConfig(
+        name=table.take("name", fields.interface_name, ""),
+        mode=mode,
+        addresses=table.take_list("addresses", fields.address),
+        mtu=table.take("mtu", fields.mtu, MTU_DEFAULT[mode]),
+        mac=table.take("mac", fields.mac, None),
+        txqueuelen=table.take("txqueuelen", fields.txqueuelen, None),
+        bridge=table.take("bridge", fields.interface_name, None),
+        persist=table.take("persist", fields.flag, False),
+        netns=table.take("netns", fields.namespace, None),
+        on_loss=table.take("on_loss", fields.choice("repair", "stop"), "repair"),
+    )
+    table.close({"bridge_ports": _LATER})
+    return interface
+
+
+def _network(document: Document) -> NetworkConfig:
+    table = _section(document, "network")
+    network = NetworkConfig(routes=table.take_list("routes", fields.prefix))
+    table.close(dict.fromkeys(_NETWORK_LATER, _LATER))
+    return network
+
+
+def _peers(document: Document, secrets: str) -> tuple[PeerConfig, ...]:
+    value = document.values.get("peer", [])
+    if isinstance(value, dict):
+        document.fault(("peer",), "write [[peer]] with double brackets", key="[peer]")
+        return (_peer(Table(document, ("peer",), value), secrets),)
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        document.fault(("peer",), "expected a section; write [[peer]] and its keys below it")
+        return ()
+    paths: list[KeyPath] = [("peer", index) for index in range(len(value))]
+    return tuple(_peer(Table(document, path, one), secrets) for path, one in zip(paths, value, strict=True))
+
+
+def _peer(table: Table, secrets: str) -> PeerConfig:
+    peer = PeerConfig(
+        name=table.take("name", fields.peer_name, "peer"),
+        endpoints=table.take_list("endpoint", fields.endpoint, single=True),
+        allowed_ips=table.take_list("allowed_ips", fields.prefix),
+    )
+    table.close({**dict.fromkeys(_PEER_SECRETS, secrets), "keepalive": _LATER, "pin_endpoint": _LATER})
+    return peer

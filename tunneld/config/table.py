@@ -1,0 +1,69 @@
+"""One section of the file: keys are taken out one by one, and what is left over is a mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from tunneld.config.document import Document, KeyPath
+from tunneld.config.fields import Fault
+from tunneld.text import did_you_mean, quoted
+
+T = TypeVar("T")
+
+
+class Table:
+    """The values of a section that stands at `path`. Every fault goes to the document; nothing is raised."""
+
+    def __init__(self, document: Document, path: KeyPath, values: Mapping[str, object]) -> None:
+        self._document = document
+        self._path = path
+        self._left = dict(values)
+        self._known: list[str] = []
+
+    def has(self, key: str) -> bool:
+        return key in self._left
+
+    def take(self, key: str, parse: Callable[[object], T], default: T) -> T:
+        """The value of `key` as `parse` gives it; `default` when it is absent or faulty."""
+        self._known.append(key)
+        if key not in self._left:
+            return default
+        try:
+            return parse(self._left.pop(key))
+        except Fault as fault:
+            self._document.fault((*self._path, key), str(fault))
+            return default
+
+    def take_list(self, key: str, parse: Callable[[object], T], *, single: bool = False) -> tuple[T, ...]:
+        """The good elements of the list `key`, none when it is absent; with `single` a lone value will do as well."""
+        self._known.append(key)
+        value = self._left.pop(key, [])
+        if not isinstance(value, list):
+            if single:
+                self._left[key] = value
+                one = self.take(key, lambda given: (parse(given),), ())
+                return one
+            written = quoted(value) if isinstance(value, str) else "…"
+            self._document.fault((*self._path, key), f"expected a list; write {key} = [{written}]")
+            return ()
+        found = []
+        for index, element in enumerate(value):
+            try:
+                found.append(parse(element))
+            except Fault as fault:
+                self._document.fault((*self._path, key, index), str(fault))
+        return tuple(found)
+
+    def close(self, later: Mapping[str, str]) -> None:
+        """Report what nobody took: the keys of `later` with the message there, the others as unknown.
+
+        An empty message lets the key pass, because another fault speaks for it.
+        """
+        for key in self._left:
+            if key in later:
+                if later[key]:
+                    self._document.fault((*self._path, key), later[key])
+                continue
+            hint = did_you_mean(key, [*self._known, *later]) or "remove it, or see tunneld.toml(5)"
+            self._document.fault((*self._path, key), f"unknown key; {hint}", key=quoted(key))

@@ -1,0 +1,33 @@
+"""Words on a terminal: foreign text made harmless, and the nearest known word for a mistyped one.
+
+Kept free of heavy imports, since every verb pays for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+LONGEST = 200
+
+
+def printable(text: str, longest: int = LONGEST) -> str:
+    """`text` on one line of at most `longest` characters, with everything unprintable written as an escape.
+
+    Control characters, line ends, direction marks and lone surrogates cannot reach a terminal or a log this way.
+    """
+    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: longest + 1])
+    return escaped if len(escaped) <= longest else escaped[: longest - 1] + "…"
+
+
+def quoted(text: str) -> str:
+    """`text` as `printable`, short, and in double quotes."""
+    return f'"{printable(text, 80)}"'
+
+
+def did_you_mean(word: str, known: Iterable[str], form: str = '"{}"') -> str:
+    """`did you mean "…"?` with the known word next to `word` written in `form`; empty when none is near."""
+    # Only a mistake pays for this import.
+    import difflib
+
+    near = difflib.get_close_matches(word[:LONGEST], list(known), n=1)
+    return f"did you mean {form.format(near[0])}?" if near else ""
