@@ -42,14 +42,14 @@ NAME_MAX = 15  # bytes: IFNAMSIZ with its zero
 
 def name_fault(name: str) -> str | None:
     """What is wrong with `name` as the name of a device; None when nothing is."""
-    if not 0 < len(name.encode()) <= NAME_MAX:
-        return f"a device name has 1 to {NAME_MAX} bytes"
-    if name in (".", ".."):
-        return 'a device cannot be called "." or ".."'
     for character in name:
         # The kernel forbids these too, apart from "%", which it takes as a template ("tun%d").
         if character in "/:%" or not character.isprintable() or character.isspace():
             return f"a device name has no {character!r}"
+    if not 0 < len(name.encode()) <= NAME_MAX:
+        return f"a device name has 1 to {NAME_MAX} bytes"
+    if name in (".", ".."):
+        return 'a device cannot be called "." or ".."'
     return None
 
 
