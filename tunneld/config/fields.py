@@ -177,6 +177,12 @@ def host(value: str) -> str:
     return value
 
 
+def port_number(written: str) -> int:
+    if not (written.isascii() and written.isdigit() and len(written) <= 5 and 1 <= int(written) <= 65_535):
+        raise Fault(f"port {quoted(written)}: must be 1..65535")
+    return int(written)
+
+
 def address(value: object) -> IPv4Interface | IPv6Interface:
     """An address of this host with its prefix length, by the rules of a CIDR block."""
     written = text(value)
@@ -240,9 +246,7 @@ def _host_port(written: str) -> Endpoint:
         host(where)
     if not port:
         raise Fault(f"{quoted(written)} has no port; write {_joined(where, 55555)}")
-    if not (port.isascii() and port.isdigit() and 1 <= int(port[:6]) <= 65_535):
-        raise Fault(f"port {quoted(port)}: must be 1..65535")
-    return Endpoint(where, int(port))
+    return Endpoint(where, port_number(port))
 
 
 def _with_brackets(written: str, where: str, port: str) -> str:

@@ -39,16 +39,12 @@ class Table:
         """The good elements of the list `key`, none when it is absent; with `single` a lone value will do as well."""
         self._known.append(key)
         value = self._left.pop(key, [])
-        if not isinstance(value, list):
-            if single:
-                self._left[key] = value
-                one = self.take(key, lambda given: (parse(given),), ())
-                return one
+        if not isinstance(value, list) and not single:
             written = quoted(value) if isinstance(value, str) else "…"
             self._document.fault((*self._path, key), f"expected a list; write {key} = [{written}]")
             return ()
         found = []
-        for index, element in enumerate(value):
+        for index, element in enumerate(value if isinstance(value, list) else [value]):
             try:
                 found.append(parse(element))
             except Fault as fault:

@@ -1,0 +1,45 @@
+"""`tunneld check`: every mistake of a configuration, without touching anything."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tunneld.config import Config, Endpoint
+
+
+def register(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = verbs.add_parser("check", help="find the mistakes in a configuration", description=__doc__)
+    parser.add_argument("tunnel", metavar="NAME|FILE", help="/etc/tunneld/NAME.toml, or a path")
+    parser.add_argument("--strict", action="store_true", help="names must resolve now, and warnings are faults")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from tunneld.config import load, resolve
+
+    config = load(resolve(args.tunnel), _look_up if args.strict else None)
+    for warning in config.warnings:
+        print(warning if args.strict else f"{warning} (a warning)", file=sys.stderr)
+    if args.strict and config.warnings:
+        return 2
+    print(f"{config.path}: no fault: {_summary(config)}")
+    return 0
+
+
+def _look_up(endpoint: Endpoint) -> None:
+    import socket
+
+    socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
+
+
+def _summary(config: Config) -> str:
+    tunnel, interface = config.tunnel, config.interface
+    words = [f"{tunnel.protocol} (in clear) over {tunnel.transport}", f"{interface.mode} device {interface.name}"]
+    if tunnel.listen is not None:
+        words.append(f"listens on {tunnel.listen}")
+    if config.peer.endpoints:
+        words.append(f"connects to {' or '.join(map(str, config.peer.endpoints))}")
+    return ", ".join(words)

@@ -1,0 +1,121 @@
+"""`tunneld show`: what running tunnels say of themselves."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, cast
+
+from tunneld.control import ControlError, NotRunning, request, run_dir, socket_path
+from tunneld.text import printable
+
+if TYPE_CHECKING:
+    from tunneld.control import Status
+
+STATE_COLOURS = {"up": "32", "connecting": "33", "listening": "33", "down": "31"}
+UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+
+
+def register(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = verbs.add_parser("show", help="show running tunnels", description=__doc__)
+    parser.add_argument("name", metavar="NAME", nargs="?", help="only this tunnel")
+    parser.add_argument("--json", action="store_true", help="for programs: one object with NAME, else a list")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    return _show_one(args.name, args.json) if args.name is not None else _show_all(args.json)
+
+
+def _show_one(name: str, as_json: bool) -> int:
+    try:
+        status = _status(name)
+    except ControlError as error:
+        hint = f"; start it: tunneld run {printable(name)}" if isinstance(error, NotRunning) else ""
+        print(f"tunneld: {printable(name)}: {error}{hint}", file=sys.stderr)
+        return 1
+    print(json.dumps(status, ensure_ascii=False, indent=2) if as_json else "\n".join(lines(status, _colourful())))
+    return 0
+
+
+def _show_all(as_json: bool) -> int:
+    found, failed = [], False
+    for name in sorted(path.stem for path in run_dir().glob("*.sock")):
+        try:
+            found.append(_status(name))
+        except NotRunning:
+            print(
+                f"tunneld: {printable(name)}: was killed; clean up: tunneld down {printable(name)}", file=sys.stderr
+            )
+        except ControlError as error:
+            print(f"tunneld: {printable(name)}: {error}", file=sys.stderr)
+            failed = True
+    if as_json:
+        print(json.dumps(found, ensure_ascii=False, indent=2))
+    elif found:
+        print("\n\n".join("\n".join(lines(status, _colourful())) for status in found))
+    elif not failed:
+        print(f"no tunnel runs here (no socket in {run_dir()})", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _status(name: str) -> Status:
+    return cast("Status", request(socket_path(name), {"request": "status"}))
+
+
+def lines(status: Status, colourful: bool = False) -> Iterable[str]:
+    """What a person reads of `status`, in the manner of `wg show`."""
+
+    def paint(text: str, colour: str) -> str:
+        return f"\x1b[{colour}m{text}\x1b[0m" if colourful else text
+
+    peer, counters, drops = status["peer"], status["counters"], status["drops"]
+    clear = paint(" (in clear)", "33") if status["protocol"] == "plain" else ""
+    yield f"{paint('tunnel', '1')}: {paint(status['name'], '32')}"
+    yield f"  protocol: {status['protocol']} over {status['transport']}{clear}"
+    mtu = "" if status["mtu"] is None else f", mtu {status['mtu']}"
+    yield f"  interface: {status['interface']} ({status['mode']}{mtu})"
+    state = paint(status["state"], STATE_COLOURS.get(status["state"], "0"))
+    yield f"  state: {state} for {_duration(status['since'])}: {printable(status['reason'])}"
+    yield ""
+    yield f"{paint('peer', '1')}: {paint(printable(peer['name']), '33')}"
+    yield f"  endpoint: {printable(peer['endpoint'] or '(it comes to us)')}"
+    if peer["link"] is not None:
+        yield f"  link: {printable(peer['link'])}"
+    if peer["connected_since"] is not None:
+        yield f"  connected: {_duration(peer['connected_since'])} ago"
+    if peer["last_received"] is not None:
+        yield f"  last received: {_duration(peer['last_received'])} ago"
+    received, sent = counters["link_received_bytes"], counters["link_sent_bytes"]
+    yield f"  transfer: {_size(received)} received, {_size(sent)} sent"
+    yield f"  packets: {counters['device_written_packets']} received, {counters['device_read_packets']} sent"
+    if any(drops.values()):
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(drops.items()) if count)
+        yield f"  dropped: {paint(reasons, '31')}"
+
+
+def _colourful() -> bool:
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+def _duration(seconds: float) -> str:
+    """The two largest units of an age: "2 d 3 h", "45 s"."""
+    whole = max(0, int(seconds))
+    parts = []
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")):
+        count, whole = divmod(whole, size)
+        if count or (unit == "s" and not parts):
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2])
+
+
+def _size(count: int) -> str:
+    value = float(count)
+    for unit in UNITS:
+        if value < 1024 or unit == UNITS[-1]:
+            break
+        value /= 1024
+    return f"{count} B" if unit == "B" else f"{value:.2f} {unit}"

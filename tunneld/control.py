@@ -1,0 +1,282 @@
+"""The control socket of a running tunnel: one line of JSON asks, one line of JSON answers, then it is closed.
+
+Both ends live here, on the standard library alone and without asyncio, which `tunneld show` has no time to import.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import socket
+import stat
+import struct
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypedDict
+
+if TYPE_CHECKING:
+    import asyncio
+
+MODE = 0o660
+LARGEST_REQUEST = 64 * 1024
+LARGEST_ANSWER = 64 * 1024  # the kernel's buffer of a Unix socket takes this at once, so nothing waits here
+MOST_CLIENTS = 16
+IDLE_SECONDS = 5.0
+BACKLOG = 32
+SO_PEERGROUPS = 59
+
+Handler = Callable[[], Mapping[str, Any]]
+
+
+class PeerStatus(TypedDict):
+    """The peer in a Status. Ages are whole or broken seconds, null while there is nothing to count from."""
+
+    name: str
+    endpoint: str | None
+    link: str | None  # "udp 192.0.2.1:55555 → 192.0.2.2:55555"
+    connected_since: float | None
+    last_received: float | None
+
+
+class Status(TypedDict):
+    """The answer to the request "status", and what `tunneld show --json` prints."""
+
+    name: str
+    version: str
+    protocol: str
+    transport: str
+    mode: str
+    interface: str
+    mtu: int | None
+    state: str  # down, listening, connecting or up
+    reason: str
+    since: float  # seconds in this state
+    peer: PeerStatus
+    counters: dict[str, int]  # (device_read|device_written)_(packets|bytes), link_(sent|received)_(messages|bytes)
+    drops: dict[str, int]  # by the value of their Reason
+
+
+class ControlError(Exception):
+    """No answer. `str()` is one clause with the cause."""
+
+
+class NotRunning(ControlError):
+    """Nobody listens on the socket."""
+
+
+def run_dir() -> Path:
+    """Where sockets and locks of running tunnels stand: the unit's runtime directory, or /run/tunneld."""
+    given = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    return Path(given or "/run/tunneld")
+
+
+def socket_path(name: str) -> Path:
+    """The control socket of the tunnel `name`."""
+    return run_dir() / f"{name}.sock"
+
+
+def request(path: Path, message: Mapping[str, Any], timeout: float = 5.0) -> dict[str, Any]:
+    """Send `message` to the socket at `path` and return the answer. Blocks for at most about `timeout` seconds.
+
+    Raises NotRunning when nobody listens there, and ControlError when it is forbidden, late, no answer or a refusal.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
+        sock.settimeout(timeout)
+        try:
+            sock.connect(os.fspath(path))
+            # One that turns us away may have closed already; its reason can still be read.
+            with contextlib.suppress(BrokenPipeError):
+                sock.sendall(_line(message))
+            with sock.makefile("rb") as stream:
+                answer = stream.readline(LARGEST_ANSWER + 1)
+        except (FileNotFoundError, ConnectionRefusedError):
+            raise NotRunning("not running") from None
+        except PermissionError:
+            raise ControlError("permission denied; ask as root or as a member of the daemon's group") from None
+        except TimeoutError:
+            raise ControlError(f"no answer within {timeout:g} s") from None
+        except OSError as error:
+            raise ControlError(f"no answer ({error.strerror or error})") from None
+    decoded = _decoded(answer)
+    if decoded is None:
+        raise ControlError("no answer" if not answer else "an answer that is not JSON")
+    if isinstance(decoded.get("error"), str):
+        raise ControlError(decoded["error"])
+    return decoded
+
+
+class ControlServer:
+    """Answers requests `{"request": NAME}` with what `handlers[NAME]()` returns, on the running loop.
+
+    Use as an async context manager, or `start` and `close`. Only root, the own user and members of the own group are
+    answered. What clients can cost is bounded: their number, what each sends, and how long it takes. An answer may
+    have up to 64 KiB. A handler that raises is a bug: the loop's exception handler gets it.
+    """
+
+    def __init__(self, path: Path, handlers: Mapping[str, Handler]) -> None:
+        self._path = path
+        self._handlers = handlers
+        self._clients: set[_Client] = set()
+        self._listener: socket.socket | None = None
+
+    async def __aenter__(self) -> Self:
+        self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Listen, in place of a socket that a killed daemon left. Raises OSError; EADDRINUSE when one is answered."""
+        import asyncio
+
+        self._loop = asyncio.get_running_loop()
+        self._listener = _listening(self._path)
+        self._loop.add_reader(self._listener.fileno(), self._accept)
+
+    def close(self) -> None:
+        """Stop listening, drop the clients and remove the socket. May be called twice."""
+        if self._listener is None:
+            return
+        for client in tuple(self._clients):
+            client.close()
+        self._loop.remove_reader(self._listener.fileno())
+        self._listener.close()
+        self._listener = None
+        self._path.unlink(missing_ok=True)
+
+    def _accept(self) -> None:
+        assert self._listener is not None, "a closed server has no reader"
+        try:
+            sock, _ = self._listener.accept()
+        except OSError:
+            # The client has gone again, or we are out of descriptors: those come back as clients end.
+            self._loop.remove_reader(self._listener.fileno())
+            self._loop.call_later(0.1, self._listen_again)
+            return
+        sock.setblocking(False)
+        refusal = ""
+        if not _may_ask(sock):
+            refusal = "permission denied; ask as root or as a member of the daemon's group"
+        elif len(self._clients) >= MOST_CLIENTS:
+            refusal = "too many clients; try again"
+        if refusal:
+            with sock:
+                _send(sock, {"error": refusal})
+            return
+        self._clients.add(_Client(self._loop, sock, self._answer, self._clients.discard))
+
+    def _listen_again(self) -> None:
+        if self._listener is not None:
+            self._loop.add_reader(self._listener.fileno(), self._accept)
+
+    def _answer(self, line: bytes) -> Mapping[str, Any]:
+        message = _decoded(line)
+        if message is None:
+            return {"error": "expected one line with a JSON object"}
+        name = message.get("request")
+        if not isinstance(name, str) or name not in self._handlers:
+            return {"error": f"unknown request; there are: {', '.join(self._handlers)}"}
+        return self._handlers[name]()
+
+
+class _Client:
+    """One connection, until its line is answered, its time is over or it goes."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        answer: Callable[[bytes], Mapping[str, Any]],
+        ended: Callable[[_Client], None],
+    ) -> None:
+        self._loop = loop
+        self._sock = sock
+        self._answer = answer
+        self._ended = ended
+        self._received = bytearray()
+        self._timer = loop.call_later(IDLE_SECONDS, self.close)
+        loop.add_reader(sock.fileno(), self._readable)
+
+    def close(self) -> None:
+        self._timer.cancel()
+        # Before the close: uvloop aborts on a reader whose descriptor is gone.
+        self._loop.remove_reader(self._sock.fileno())
+        self._sock.close()
+        self._ended(self)
+
+    def _readable(self) -> None:
+        try:
+            chunk = self._sock.recv(LARGEST_REQUEST + 1 - len(self._received))
+        except BlockingIOError:
+            return
+        except OSError:
+            chunk = b""
+        self._received += chunk
+        line, newline, _ = bytes(self._received).partition(b"\n")
+        try:
+            if newline:
+                _send(self._sock, self._answer(line))
+            elif len(self._received) > LARGEST_REQUEST:
+                _send(self._sock, {"error": f"a request has at most {LARGEST_REQUEST} bytes"})
+            elif chunk:
+                return
+        except BaseException:
+            self.close()
+            raise
+        self.close()
+
+
+def _listening(path: Path) -> socket.socket:
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISSOCK(path.lstat().st_mode) and not _answers(path):
+            path.unlink()
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        # Linux makes the file with the mode of the descriptor, so it is never open to others, not for a moment.
+        os.fchmod(sock.fileno(), MODE)
+        sock.bind(os.fspath(path))
+        path.chmod(MODE)
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as probe:
+        # EAGAIN: its backlog is full, so somebody is there.
+        return probe.connect_ex(os.fspath(path)) in (0, errno.EAGAIN, errno.EACCES)
+
+
+def _may_ask(sock: socket.socket) -> bool:
+    _, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    if uid in (0, os.geteuid()) or gid == os.getegid():
+        return True
+    try:
+        groups = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 4096)
+    except OSError:
+        return False
+    return os.getegid() in struct.unpack(f"{len(groups) // 4}i", groups)
+
+
+def _send(sock: socket.socket, message: Mapping[str, Any]) -> None:
+    line = _line(message)
+    assert len(line) <= LARGEST_ANSWER, "an answer fits the kernel's buffer"
+    with contextlib.suppress(OSError):
+        sock.send(line, socket.MSG_NOSIGNAL)
+
+
+def _line(message: Mapping[str, Any]) -> bytes:
+    return json.dumps(message, ensure_ascii=False).encode(errors="replace") + b"\n"
+
+
+def _decoded(line: bytes) -> dict[str, Any] | None:
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return message if isinstance(message, dict) else None
