@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import NoReturn, Protocol
 
 from tunneld.edge.device import DeviceLostError
@@ -45,12 +45,16 @@ class Tunnel(Protocol):
 
 @dataclass(slots=True)
 class Counters:
-    """Messages and their bytes, without length prefix and headers, since the start."""
+    """What passed since the start. Bytes of messages are without length prefix and headers."""
 
-    sent_messages: int = 0
-    sent_bytes: int = 0
-    received_messages: int = 0
-    received_bytes: int = 0
+    device_read_packets: int = 0
+    device_read_bytes: int = 0
+    device_written_packets: int = 0
+    device_written_bytes: int = 0
+    link_sent_messages: int = 0
+    link_sent_bytes: int = 0
+    link_received_messages: int = 0
+    link_received_bytes: int = 0
 
 
 class Pump:
@@ -64,13 +68,24 @@ class Pump:
         self._link: Link | None = None
         self._link_end: asyncio.Future[NoReturn] | None = None
         self._own_drops: Counter[Reason] = Counter()
-        self.counters = Counters()
+        self._counters = Counters()
         self.last_received: float | None = None
 
     def drops(self) -> Counter[Reason]:
         """What was dropped since the start, by reason, wherever it happened."""
         parts = (self._tunnel, self._device, self._link)
         return sum((part.drops for part in parts if part is not None), self._own_drops)
+
+    def count(self, reason: Reason) -> None:
+        """One more that was dropped, before it reached a link."""
+        self._own_drops[reason] += 1
+
+    def totals(self) -> dict[str, int]:
+        """The counters by name, those of the devices that were lost included."""
+        counters = replace(self._counters)
+        if self._device is not None:
+            _add(counters, self._device)
+        return asdict(counters)
 
     async def drive(self, device: Device) -> NoReturn:
         """Use `device` until it is lost. Raises DeviceLostError; the caller closes the device."""
@@ -123,8 +138,8 @@ class Pump:
             self._own_drops[Reason.NO_LINK] += len(messages)
             self._end_link(down)
             return
-        self.counters.sent_messages += taken
-        self.counters.sent_bytes += sum(map(len, messages[:taken]))
+        self._counters.link_sent_messages += taken
+        self._counters.link_sent_bytes += sum(map(len, messages[:taken]))
         self._own_drops[Reason.QUEUE_FULL] += len(messages) - taken
         if link.blocked:
             loop = asyncio.get_running_loop()
@@ -154,8 +169,8 @@ class Pump:
         if not messages:
             return
         self.last_received = now
-        self.counters.received_messages += len(messages)
-        self.counters.received_bytes += sum(map(len, messages))
+        self._counters.link_received_messages += len(messages)
+        self._counters.link_received_bytes += sum(map(len, messages))
         packets = self._tunnel.to_packets_untrusted(messages)
         if self._device is None:
             self._own_drops[Reason.NO_DEVICE] += len(packets)
@@ -181,6 +196,7 @@ class Pump:
         if self._device is device:
             asyncio.get_running_loop().remove_reader(device.fd)
             self._own_drops += device.drops
+            _add(self._counters, device)
             self._device = None
 
     def _end_link(self, down: LinkDown) -> None:
@@ -198,6 +214,13 @@ class Pump:
         self._own_drops += self._link.drops
         self._link = None
         self._watch_device()
+
+
+def _add(counters: Counters, device: Device) -> None:
+    counters.device_read_packets += device.packets_read
+    counters.device_read_bytes += device.bytes_read
+    counters.device_written_packets += device.packets_written
+    counters.device_written_bytes += device.bytes_written
 
 
 def _retrieve(end: asyncio.Future[NoReturn]) -> None:

@@ -40,6 +40,10 @@ class Device(Protocol):
 
     fd: int
     drops: Counter[Reason]
+    packets_read: int
+    bytes_read: int
+    packets_written: int
+    bytes_written: int
 
     def read_batch(self, limit: int) -> list[memoryview]:
         """Up to `limit` packets; views valid until the next call. Raises DeviceLostError."""

@@ -19,7 +19,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections import Counter
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -66,7 +65,6 @@ class TcpPeer:
         self._idle.set()
         self._why = "starting"
         self._known: dict[Endpoint, set[str]] = {}
-        self.drops: Counter[Reason] = Counter()
 
     async def run(self) -> NoReturn:
         """Serve until cancelled; then nothing of ours is open."""
@@ -131,7 +129,7 @@ class TcpPeer:
                     connections.create_task(self._carry(link), name="carry")
                 else:
                     log.warning("refused a connection from %s: not the endpoint", addresses.text(link.remote))
-                    self.drops[Reason.STRANGER] += 1
+                    self._pump.count(Reason.STRANGER)
                     link.close()
         raise AssertionError("a task that never ends has ended")
 
