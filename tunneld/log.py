@@ -8,7 +8,10 @@ import sys
 import time
 from typing import TextIO
 
+from tunneld.text import printable
+
 PER_SECOND = 10  # lines of one kind: enough to see what happens, too few to fill a disk
+LINE_MAX = 2_000  # characters
 
 # sd-daemon(3); journald takes the number in front of each line as its priority.
 PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
@@ -23,17 +26,12 @@ def setup(level: int, stream: TextIO | None = None, journal: bool | None = None)
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JournalFormatter() if _is_journal(stream, journal) else TextFormatter())
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    for old in [old for old in root.handlers if isinstance(old.formatter, _Formatter)]:
+        root.removeHandler(old)
+    root.addHandler(handler)
     root.setLevel(level)
     # asyncio logs a line for each write to a peer that is gone: thousands a second.
     logging.getLogger("asyncio").filters[:] = [_Flood()]
-
-
-def escape(text: str) -> str:
-    """`text` without anything that could begin a line or move a cursor: a peer may have written it."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 class _Formatter(logging.Formatter):
@@ -42,7 +40,7 @@ class _Formatter(logging.Formatter):
         trace = self.formatException(record.exc_info).splitlines() if record.exc_info else []
         if record.stack_info:
             trace += record.stack_info.splitlines()
-        return [escape(line) for line in (record.getMessage(), *trace)]
+        return [printable(line, LINE_MAX) for line in (record.getMessage(), *trace)]
 
 
 class TextFormatter(_Formatter):
