@@ -104,4 +104,5 @@ def text(address: Address) -> str:
 
 def said(error: OSError) -> str:
     """The error in the system's words, without number and brackets."""
-    return error.strerror or (os.strerror(error.errno) if error.errno else str(error))
+    # Not `error.strerror`: asyncio writes its own words over the system's there.
+    return os.strerror(error.errno) if error.errno else str(error)

@@ -17,7 +17,7 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_interface, ip_network
 from typing import Any
 
@@ -56,11 +56,12 @@ _PYROUTE2_WORD = {"txqueuelen": "txqlen", "alias": "ifalias"}
 
 @dataclass(frozen=True, slots=True)
 class LinkChange:
-    """A link as it is now, or `deleted`: gone from this namespace."""
+    """A link as it is now, or `deleted`: gone from this namespace. `mtu` in bytes."""
 
     name: str
     index: int
     up: bool
+    mtu: int
     deleted: bool = False
 
 
@@ -137,8 +138,8 @@ class Kernel:
 
     async def _resync(self, known: dict[int, LinkChange]) -> list[LinkChange]:
         links = (await self.observe()).links
-        now = {link.index: LinkChange(link.name, link.index, link.state == "up") for link in links}
-        gone = [LinkChange(old.name, index, old.up, deleted=True) for index, old in known.items() if index not in now]
+        now = {link.index: LinkChange(link.name, link.index, link.state == "up", link.mtu) for link in links}
+        gone = [replace(old, deleted=True) for index, old in known.items() if index not in now]
         known.clear()
         known.update(now)
         return [*gone, *now.values()]
@@ -276,7 +277,8 @@ async def _changes(monitor: _Route) -> AsyncIterator[LinkChange]:
             # A bridge sends RTM_DELLINK of family AF_BRIDGE when a port leaves: the link itself lives on.
             if event in ("RTM_NEWLINK", "RTM_DELLINK") and message["family"] == socket.AF_UNSPEC:
                 up = bool(message["flags"] & IFF_UP)
-                yield LinkChange(message.get("ifname"), message["index"], up, deleted=event == "RTM_DELLINK")
+                deleted = event == "RTM_DELLINK"
+                yield LinkChange(message.get("ifname"), message["index"], up, message.get("mtu"), deleted=deleted)
 
 
 def _link(message: Any, names: dict[int, str]) -> Link:

@@ -1,0 +1,226 @@
+"""The daemon: everything is put together here, started in order, and taken apart in exact reverse.
+
+Theory of operation
+
+The order of a start: lock, sockets, device, kernel, control socket, then packets. What can fail for the operator's
+sake (a name in use, a port taken, a device that is not ours) comes before the first change to the kernel; everything
+pushes its undoing on one stack, and the stack unwinds on every way out.
+
+Two tasks then run until a signal: the link, which reconnects by itself, and the device, which is repaired or ends the
+run. Any other exception is a bug of ours: it ends the process with a traceback, after the stack has unwound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+from tunneld import __version__, instance
+from tunneld import log as logs
+from tunneld.attachment import Attachment
+from tunneld.config import Config
+from tunneld.control import ControlServer, run_dir, socket_path
+from tunneld.edge import address, clock, netns, ports, sdnotify, tcp, udp
+from tunneld.edge.device import Device
+from tunneld.edge.trace import TracedDevice
+from tunneld.links.state import PeerState
+from tunneld.links.tcp import TcpPeer
+from tunneld.links.udp import UdpPeer
+from tunneld.netcfg.model import KernelError, Wish
+from tunneld.proto.backoff import Backoff
+from tunneld.proto.errors import ConfigErrors, DeviceError
+from tunneld.proto.plain import PlainDatagramTunnel, PlainTunnel
+from tunneld.pump import Pump
+
+log = logging.getLogger("tunneld")
+
+IN_CLEAR = (
+    'protocol "plain": everything in this tunnel travels in clear and unauthenticated; '
+    "anybody on the way can read it, change it and send into it"
+)
+
+
+class StartError(Exception):
+    """The daemon cannot start. `str()` is one line for the operator."""
+
+
+def run(config: Config, *, loop: str = "uvloop", debug: bool = False, kernel_changes: bool = True) -> int:
+    """Run the tunnel until SIGTERM, SIGINT or SIGHUP; returns the exit code.
+
+    `debug` prints a line for every packet. Without `kernel_changes` the device is used as it is: somebody else
+    gives it its addresses.
+    """
+    logs.setup(logging.INFO)
+    daemon = Daemon(config, debug=debug, kernel_changes=kernel_changes)
+    try:
+        with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
+            runner.run(daemon.main())
+    except ConfigErrors as faults:
+        for fault in faults.errors:
+            log.error("%s", fault)
+        return 2
+    except (StartError, DeviceError, KernelError, instance.AlreadyRunsError) as failure:
+        log.error("%s", failure)
+        return 1
+    return 0
+
+
+def loop_factory(loop: str) -> Callable[[], asyncio.AbstractEventLoop]:
+    """What makes the event loop called "uvloop" or "asyncio". Raises StartError when uvloop is not installed."""
+    if loop == "asyncio":
+        return asyncio.new_event_loop
+    try:
+        import uvloop
+    except ImportError:
+        raise StartError("uvloop is not installed; run with --loop asyncio") from None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+class Daemon:
+    """One tunnel from start to stop."""
+
+    def __init__(self, config: Config, *, debug: bool = False, kernel_changes: bool = True) -> None:
+        self._config = config
+        self._device_class = TracedDevice if debug else Device
+        self._kernel_changes = kernel_changes
+        kind = PlainTunnel if config.tunnel.transport == "tcp" else PlainDatagramTunnel
+        self._tunnel = kind(max_packet=0)
+        self._pump = Pump(self._tunnel, clock.now)
+        self._peer = PeerState(config.peer.name, clock.now, self._tell_systemd)
+        self._started = clock.now()
+
+    async def main(self) -> None:
+        """Run until a signal.
+
+        Raises StartError, AlreadyRunsError, DeviceError, KernelError or ConfigErrors, each the operator's to mend.
+        """
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.add_signal_handler(number, stop.set)
+        log.warning(IN_CLEAR)
+        async with AsyncExitStack() as stack:
+            self._hold_name(stack)
+            self._link = self._open_link(stack)
+            self._attachment = await self._open_attachment(stack)
+            handlers = {"status": self.status, "stop": lambda: self._asked_to_stop(stop)}
+            await stack.enter_async_context(ControlServer(socket_path(self._config.name), handlers))
+            stack.callback(sdnotify.notify, "STOPPING=1", "STATUS=stopping")
+            await self._serve(stop)
+
+    async def _serve(self, stop: asyncio.Event) -> None:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                running = [
+                    tasks.create_task(self._link.run(), name="link"),
+                    tasks.create_task(self._attachment.keep(), name="device"),
+                ]
+                sdnotify.notify("READY=1")
+                await stop.wait()
+                log.info("stopping")
+                for task in running:
+                    task.cancel()
+        except* (DeviceError, KernelError) as failures:
+            raise failures.exceptions[0] from None
+
+    def _asked_to_stop(self, stop: asyncio.Event) -> dict[str, Any]:
+        stop.set()
+        return {"stopping": True}
+
+    def _hold_name(self, stack: AsyncExitStack) -> None:
+        directory = run_dir()
+        try:
+            directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+            stack.enter_context(instance.hold(directory, self._config.name))
+        except OSError as error:
+            raise StartError(
+                f"cannot use {directory}: {address.said(error)}; set RUNTIME_DIRECTORY to a directory of yours"
+            ) from None
+
+    def _open_link(self, stack: AsyncExitStack) -> TcpPeer | UdpPeer:
+        tunnel, endpoints = self._config.tunnel, self._config.peer.endpoints
+        sock = None if tunnel.listen is None else self._listen(stack)
+        if tunnel.transport == "tcp":
+            return TcpPeer(
+                self._pump, self._peer, listener=sock, endpoints=endpoints, clock=clock.now, random=random.random
+            )
+        return UdpPeer(self._pump, self._peer, bound=sock, endpoints=endpoints, clock=clock.now, random=random.random)
+
+    def _listen(self, stack: AsyncExitStack) -> socket.socket:
+        transport, listen = self._config.tunnel.transport, self._config.tunnel.listen
+        assert listen is not None
+        try:
+            sock = tcp.listen(listen) if transport == "tcp" else udp.open_bound(listen)
+        except OSError as error:
+            raise StartError(ports.refusal(error, transport, listen)) from None
+        stack.callback(sock.close)
+        return sock
+
+    async def _open_attachment(self, stack: AsyncExitStack) -> Attachment:
+        # Not above: pyroute2 costs 0.1 s, and a port that is taken need not wait for it.
+        from tunneld.netcfg.kernel import Kernel
+
+        interface = self._config.interface
+        namespace = None if interface.netns is None else self._open_namespace(interface.netns, stack)
+        attachment = Attachment(
+            self._pump,
+            self._tunnel,
+            await stack.enter_async_context(Kernel.open(namespace)),
+            interface,
+            wish=Wish.from_config(self._config) if self._kernel_changes else None,
+            namespace=namespace,
+            device_class=self._device_class,
+            backoff=Backoff(random.random),
+        )
+        stack.push_async_callback(attachment.close)
+        await attachment.open()
+        return attachment
+
+    def _open_namespace(self, name: str, stack: AsyncExitStack) -> int:
+        try:
+            fd = netns.open_named(name)
+        except OSError as error:
+            raise StartError(f"netns {name}: {address.said(error)}; make it with: ip netns add {name}") from None
+        stack.callback(os.close, fd)
+        return fd
+
+    def status(self) -> dict[str, Any]:
+        """The answer to the request "status"; docs/OPERATING.md gives the meaning of each key."""
+        peer, pump, device = self._peer, self._pump, self._attachment.device
+        now = clock.now()
+        state, reason = peer.state.value, peer.reason
+        if device is None:
+            state, reason = "down", self._attachment.trouble
+        drops = {cause.value: count for cause, count in pump.drops().items()}
+        return {
+            "name": self._config.name,
+            "version": __version__,
+            "protocol": self._config.tunnel.protocol,
+            "transport": self._config.tunnel.transport,
+            "mode": self._config.interface.mode,
+            "interface": self._config.interface.name,
+            "mtu": self._attachment.mtu,
+            "state": state,
+            "reason": reason,
+            "since": now - peer.since,
+            "uptime": now - self._started,
+            "peer": {
+                "name": peer.name,
+                "endpoint": str(self._config.peer.endpoints[0]) if self._config.peer.endpoints else None,
+                "link": peer.link,
+                "last_received": None if pump.last_received is None else now - pump.last_received,
+            },
+            "counters": pump.totals(),
+            "drops": dict(sorted(drops.items())),
+        }
+
+    def _tell_systemd(self) -> None:
+        sdnotify.notify(f"STATUS={self._peer.state.value}: {self._peer.reason}")
