@@ -24,10 +24,9 @@ def quoted(text: str) -> str:
     return f'"{printable(text, 80)}"'
 
 
-def did_you_mean(word: str, known: Iterable[str], form: str = '"{}"') -> str:
-    """`did you mean "…"?` with the known word next to `word` written in `form`; empty when none is near."""
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The one of `known` that `word` is probably a slip for; empty when none is near."""
     # Only a mistake pays for this import.
     import difflib
 
-    near = difflib.get_close_matches(word[:LONGEST], list(known), n=1)
-    return f"did you mean {form.format(near[0])}?" if near else ""
+    return next(iter(difflib.get_close_matches(word[:LONGEST], list(known), n=1)), "")

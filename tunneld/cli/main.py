@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from tunneld import __version__
 from tunneld.proto.errors import ConfigError, ConfigErrors, DeviceError
-from tunneld.text import did_you_mean, printable, quoted
+from tunneld.text import nearest, printable, quoted
 
 VERBS = ("run", "check", "plan", "show", "down", "device", "simpletun", "demo", "bench", "completion")
 
@@ -67,6 +67,7 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
         # Only this verb: that of a script that calls `tunneld show` every second should cost little.
         return parser([verb]).parse_args(arguments)
     if verb and not verb.startswith("-"):
-        hint = did_you_mean(verb, VERBS)
-        parser([]).error(f"{quoted(verb)} is no verb{'; ' + hint if hint else ''}")
+        near = nearest(verb, VERBS)
+        hint = f"did you mean {quoted(near)}?" if near else "see tunneld --help"
+        parser([]).exit(2, f"tunneld: {quoted(verb)} is no verb; {hint}\n")
     return parser().parse_args(arguments)

@@ -104,7 +104,7 @@ def _colourful() -> bool:
 def _duration(seconds: float) -> str:
     """The two largest units of an age: "2 d 3 h", "45 s"."""
     whole = max(0, int(seconds))
-    parts = []
+    parts: list[str] = []
     for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")):
         count, whole = divmod(whole, size)
         if count or (unit == "s" and not parts):

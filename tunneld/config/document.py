@@ -104,26 +104,26 @@ class Document:
     def _syntax_fault(self, error: str) -> ConfigError:
         position = _POSITION.search(error)
         what = error[: position.start()] if position else error
-        remedy = next((then for start, then in _REMEDIES if what.lower().startswith(start)), "correct this line")
-        if position is None or position["line"] is None:
-            # The end of the document helps nobody: name the line on which the unfinished statement begins.
-            return self.faults.error(self._unfinished(), "", f"{_lowered(what)}, up to the end of the file; {remedy}")
+        what = what[:1].lower() + what[1:]
+        remedy = next((then for start, then in _REMEDIES if what.startswith(start)), "correct this line")
+        if position is None or position["line"] is None or what.startswith("unclosed"):
+            # Where tomllib gave up helps nobody: name the line on which the unfinished statement begins.
+            return self.faults.error(self._unfinished(), "", f"{what}, from here on; {remedy}")
         line, column = int(position["line"]), int(position["column"])
-        return self._twice(line) or self.faults.error(line, "", f"column {column}: {_lowered(what)}; {remedy}")
+        return self._twice(line) or self.faults.error(line, "", f"column {column}: {what}; {remedy}")
 
     def _twice(self, line: int) -> ConfigError | None:
+        """The fault when the last statement up to `line` opens or sets what an earlier one did."""
         before = [one for one in self._statements if one.line <= line]
-        if not before:
-            return None
-        second = before.pop()
-        first = next((one for one in before if one.path == second.path), None)
+        second = before.pop() if before else Statement(1, (), "")
+        first = next((one for one in before if _names(one.path) == _names(second.path)), None)
         if first is None:
             return None
-        key = str(second.path[-1])
-        if second.text.lstrip().startswith("["):
-            message = f"already opened in line {first.line}; put its keys there"
-            return self.faults.error(second.line, f"[{key}]", message)
-        return self.faults.error(second.line, key, f"already set in line {first.line}; keep one of the two")
+        key = str(_names(second.path)[-1])
+        if not second.text.lstrip().startswith("["):
+            return self.faults.error(second.line, key, f"already set in line {first.line}; keep one of the two")
+        how = "put its keys there" if first.path == second.path else "write both with the same brackets"
+        return self.faults.error(second.line, f"[{key}]", f"already opened in line {first.line}; {how}")
 
     def _unfinished(self) -> int:
         last = self._statements[-1] if self._statements else Statement(1, (), "")
@@ -200,5 +200,5 @@ def _lines_before(text: str, index: int) -> int:
     return bisect_left(range(1, len(lines)), index + 1, key=elements)
 
 
-def _lowered(sentence: str) -> str:
-    return sentence[:1].lower() + sentence[1:]
+def _names(path: KeyPath) -> list[str]:
+    return [part for part in path if isinstance(part, str)]

@@ -17,7 +17,7 @@ from ipaddress import (
 )
 
 from tunneld.config.model import Endpoint
-from tunneld.text import did_you_mean, quoted
+from tunneld.text import nearest, quoted
 
 # A device takes MTU + 18 bytes of Ethernet and VLAN header; with 2 of length that still fits one UDP datagram.
 MTU_LARGEST = 65_475
@@ -75,8 +75,10 @@ def choice(*options: str) -> Callable[[object], str]:
         word = text(value)
         if word not in options:
             known = " or ".join(f'"{option}"' for option in options)
-            hint = did_you_mean(word, options) or f"write {known}"
-            raise Fault(f"{quoted(word)} is not known; {hint}")
+            near = nearest(word, options)
+            raise Fault(
+                f"{quoted(word)} is not known; {f'did you mean {quoted(near)}?' if near else f'write {known}'}"
+            )
         return word
 
     return parse

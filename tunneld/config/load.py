@@ -11,12 +11,23 @@ from tunneld.config import fields, file, rules
 from tunneld.config.document import Document, Faults, KeyPath
 from tunneld.config.model import Config, Endpoint, InterfaceConfig, NetworkConfig, PeerConfig, TunnelConfig
 from tunneld.config.table import Table
-from tunneld.text import did_you_mean, quoted
+from tunneld.text import nearest, quoted
 
 MTU_DEFAULT = {"tun": 1400, "tap": 1380}
 
 _LATER = "this version cannot do that yet; remove the line"
 _CLEAR = 'protocol = "plain" sends everything in clear, so this would not be used; remove the line'
+_PROTOCOL = 'missing; write protocol = "plain" in [tunnel] (everything goes in clear)'
+_NAMELESS = 'missing; write for example name = "tun0"'
+_NO_ADDRESS = "interface has no address; set addresses, or addresses = [] if it needs none"
+
+_KEYS = {
+    "tunnel": ("protocol", "transport", "listen"),
+    "interface": ("name", "mode", "addresses", "mtu", "mac", "txqueuelen", "bridge", "persist", "netns", "on_loss"),
+    "network": ("routes",),
+    "peer": ("endpoint", "allowed_ips"),
+}
+_HOMES = {key: "[[peer]]" if section == "peer" else f"[{section}]" for section, keys in _KEYS.items() for key in keys}
 _SECRETS = ("cipher", "private_key", "private_key_file")
 _PEER_SECRETS = ("public_key", "preshared_key", "preshared_key_file")
 _NETWORK_LATER = (
@@ -30,7 +41,6 @@ _NETWORK_LATER = (
     "allow_lan",
     "drift",
 )
-_SECTIONS = ("tunnel", "interface", "network", "peer")
 _SECTIONS_LATER = ("bridge", "log", "metrics")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}")
 
@@ -45,40 +55,44 @@ def load(path: Path, look_up: Callable[[Endpoint], None] | None = None) -> Confi
     if not _NAME.fullmatch(path.stem):
         faults.add(0, "", "its name is the tunnel's; use letters, digits and . _ @ -, at most 64 of them, then .toml")
     document = Document(file.read(path, faults), faults)
-    config = _config(path, document)
-    if config is not None:
-        rules.check(config[0], config[1], document, look_up)
-    faults.raise_any()
-    assert config is not None, "a file without content has a fault"
-    return replace(config[0], warnings=rules.warnings(config[0], document))
-
-
-def _config(path: Path, document: Document) -> tuple[Config, tuple[PeerConfig, ...]] | None:
     if not document.values:
         document.fault((), "empty: no [tunnel] section, no [interface] section; start from a sample in configs/")
-        return None
-    _check_sections(document)
-    tunnel, secrets = _tunnel(document)
-    interface = _interface(document)
+        faults.raise_any()
+    config, peers = _config(path, document)
+    rules.check(config, peers, document, look_up)
+    faults.raise_any()
+    return replace(config, warnings=rules.warnings(config, document))
+
+
+def _config(path: Path, document: Document) -> tuple[Config, tuple[PeerConfig, ...]]:
+    """What the file says, with defaults in place of faulty values, and all its peers."""
+    meant = _check_sections(document)
+    tunnel, secrets = _tunnel(document, required="tunnel" not in meant)
+    interface = _interface(document, required="interface" not in meant)
     network = _network(document)
     peers = _peers(document, secrets)
     first = peers[0] if peers else PeerConfig(name="peer")
     return Config(path.stem, path, tunnel, interface, network, first), peers
 
 
-def _check_sections(document: Document) -> None:
+def _check_sections(document: Document) -> set[str]:
+    """Report what is no section; returns the sections that were meant by a wrong name."""
+    meant = set()
     for key, value in document.values.items():
-        if key in _SECTIONS:
+        if key in _KEYS:
             continue
         section = isinstance(value, dict) or (isinstance(value, list) and any(isinstance(v, dict) for v in value))
         if not section:
-            document.fault((key,), "stands before the first section; move it below its [section]", key=quoted(key))
+            home = _HOMES.get(key, "its [section]")
+            document.fault((key,), f"stands before the first section; move it below {home}", key=quoted(key))
         elif key in _SECTIONS_LATER:
             document.fault((key,), "this version cannot do that yet; remove the section", key=f"[{key}]")
         else:
-            known = ", ".join(f"[{name}]" for name in _SECTIONS[:3]) + " and [[peer]]"
-            hint = did_you_mean(key, [*_SECTIONS, *_SECTIONS_LATER], "[{}]") or f"there are {known}"
+            near = nearest(key, [*_KEYS, *_SECTIONS_LATER])
+            meant.add(near)
+            hint = f"did you mean [{near}]?" if near else "there are [tunnel], [interface], [network] and [[peer]]"
             document.fault((key,), f"unknown section; {hint}", key=f"[{key}]")
+    return meant
 
 
 def _section(document: Document, name: str) -> Table:
@@ -92,37 +106,31 @@ def _section(document: Document, name: str) -> Table:
     return Table(document, (name,), value)
 
 
-def _tunnel(document: Document) -> tuple[TunnelConfig, str]:
+def _tunnel(document: Document, *, required: bool) -> tuple[TunnelConfig, str]:
     """The section, and what to say of keys and ciphers: nothing where the wrong protocol is the fault."""
     table = _section(document, "tunnel")
-    if not table.has("protocol") and not document.faulty("tunnel"):
-        document.fault(
-            ("tunnel",), 'missing; write protocol = "plain" in [tunnel] (everything goes in clear)', "protocol"
-        )
-        protocol, secrets = "plain", _CLEAR
-    else:
-        protocol = table.take("protocol", fields.protocol, "")
-        secrets = _CLEAR if protocol else ""
+    faulty = document.faulty("tunnel")
+    protocol = table.take("protocol", fields.protocol, "plain")
+    secrets = "" if document.faulty("tunnel", "protocol") else _CLEAR
     tunnel = TunnelConfig(
         protocol=protocol,
         transport=table.take("transport", fields.transport, "udp"),
         listen=table.take("listen", fields.listen, None),
     )
-    table.close({**dict.fromkeys(_SECRETS, secrets), "netns": _LATER})
+    later = {**dict.fromkeys(_SECRETS, secrets), "netns": _LATER}
+    table.close(later, _HOMES, {"protocol": _PROTOCOL} if required and not faulty else {})
     return tunnel, secrets
 
 
-def _interface(document: Document) -> InterfaceConfig:
+def _interface(document: Document, *, required: bool) -> InterfaceConfig:
     if "interface" not in document.values:
-        document.fault(("interface",), "no [interface] section; add it with a name and addresses", key="[interface]")
+        if required:
+            message = "no [interface] section; add it with a name and addresses"
+            document.fault(("interface",), message, key="[interface]")
         return InterfaceConfig(name="", mode="tun")
     table = _section(document, "interface")
-    if not table.has("name") and not document.faulty("interface"):
-        document.fault(("interface",), 'missing; write for example name = "tun0"', "name")
+    faulty = document.faulty("interface")
     mode = table.take("mode", fields.choice("tun", "tap"), "tun")
-    if not table.has("addresses") and not table.has("bridge") and not document.faulty("interface"):
-        message = "interface has no address; set addresses, or addresses = [] if it needs none"
-        document.fault(("interface",), message, "addresses")
     interface = InterfaceConfig(
         name=table.take("name", fields.interface_name, ""),
         mode=mode,
@@ -135,14 +143,17 @@ def _interface(document: Document) -> InterfaceConfig:
         netns=table.take("netns", fields.namespace, None),
         on_loss=table.take("on_loss", fields.choice("repair", "stop"), "repair"),
     )
-    table.close({"bridge_ports": _LATER})
+    missing = {"name": _NAMELESS, "addresses": _NO_ADDRESS}
+    if interface.bridge is not None:
+        del missing["addresses"]
+    table.close({"bridge_ports": _LATER}, _HOMES, {} if faulty else missing)
     return interface
 
 
 def _network(document: Document) -> NetworkConfig:
     table = _section(document, "network")
     network = NetworkConfig(routes=table.take_list("routes", fields.prefix))
-    table.close(dict.fromkeys(_NETWORK_LATER, _LATER))
+    table.close(dict.fromkeys(_NETWORK_LATER, _LATER), _HOMES, {})
     return network
 
 
@@ -164,5 +175,6 @@ def _peer(table: Table, secrets: str) -> PeerConfig:
         endpoints=table.take_list("endpoint", fields.endpoint, single=True),
         allowed_ips=table.take_list("allowed_ips", fields.prefix),
     )
-    table.close({**dict.fromkeys(_PEER_SECRETS, secrets), "keepalive": _LATER, "pin_endpoint": _LATER})
+    later = {**dict.fromkeys(_PEER_SECRETS, secrets), "keepalive": _LATER, "pin_endpoint": _LATER}
+    table.close(later, _HOMES, {})
     return peer

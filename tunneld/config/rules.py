@@ -167,12 +167,12 @@ def _through_tunnel(config: Config, peer: PeerConfig, address: IPv4Address | IPv
     interface = config.interface
     if interface.netns is not None:
         return ""
-    # allowed_ips of length 0 make no route. A bridge may have the peer on another of its ports.
+    # A prefix of length 0 makes no route. A bridge may have the peer on another of its ports.
     for prefix in peer.allowed_ips:
         if prefix.prefixlen and address in prefix:
             return f"{address} lies inside allowed_ips {prefix}, which"
     for prefix in config.network.routes:
-        if address in prefix:
+        if prefix.prefixlen and address in prefix:
             return f"{address} lies inside routes {prefix}, which"
     for own in interface.addresses if interface.bridge is None else ():
         if address in own.network:

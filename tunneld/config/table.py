@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from tunneld.config.document import Document, KeyPath
 from tunneld.config.fields import Fault
-from tunneld.text import did_you_mean, quoted
+from tunneld.text import nearest, quoted
 
 T = TypeVar("T")
 
@@ -18,11 +18,9 @@ class Table:
     def __init__(self, document: Document, path: KeyPath, values: Mapping[str, object]) -> None:
         self._document = document
         self._path = path
+        self._given = frozenset(values)
         self._left = dict(values)
         self._known: list[str] = []
-
-    def has(self, key: str) -> bool:
-        return key in self._left
 
     def take(self, key: str, parse: Callable[[object], T], default: T) -> T:
         """The value of `key` as `parse` gives it; `default` when it is absent or faulty."""
@@ -51,15 +49,29 @@ class Table:
                 self._document.fault((*self._path, key, index), str(fault))
         return tuple(found)
 
-    def close(self, later: Mapping[str, str]) -> None:
-        """Report what nobody took: the keys of `later` with the message there, the others as unknown.
+    def close(self, later: Mapping[str, str], elsewhere: Mapping[str, str], required: Mapping[str, str]) -> None:
+        """Report what nobody took, and the keys of `required` that are missing, with the message there.
 
-        An empty message lets the key pass, because another fault speaks for it.
+        A key of `later` gets the message there; an empty one lets it pass, because another fault speaks for it.
+        `elsewhere` names the section of keys that do exist.
         """
+        meant = set()
         for key in self._left:
             if key in later:
                 if later[key]:
                     self._document.fault((*self._path, key), later[key])
                 continue
-            hint = did_you_mean(key, [*self._known, *later]) or "remove it, or see tunneld.toml(5)"
+            near = nearest(key, [*self._known, *later])
+            meant.add(near)
+            if near:
+                hint = f"did you mean {quoted(near)}?"
+            elif key in elsewhere:
+                hint = f"it belongs below {elsewhere[key]}"
+            elif other := nearest(key, elsewhere):
+                hint = f"did you mean {quoted(other)} below {elsewhere[other]}?"
+            else:
+                hint = "remove it, or see tunneld.toml(5)"
             self._document.fault((*self._path, key), f"unknown key; {hint}", key=quoted(key))
+        for key, message in required.items():
+            if key not in self._given and key not in meant:
+                self._document.fault(self._path, message, key=key)
