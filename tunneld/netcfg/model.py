@@ -116,7 +116,8 @@ class Wish:
     interface: str
     mode: str
     addresses: tuple[Cidr, ...] = ()
-    routes: tuple[Prefix, ...] = ()
+    allowed: tuple[Prefix, ...] = ()  # routes that follow from allowed_ips
+    listed: tuple[Prefix, ...] = ()  # [network] routes
     mtu: int | None = None
     mac: str | None = None
     txqueuelen: int | None = None
@@ -134,19 +135,24 @@ class Wish:
         """The ifalias of a bridge that we made: it says whose it is."""
         return f"tunneld:{self.name}"
 
+    @property
+    def routes(self) -> tuple[Prefix, ...]:
+        """Every route once; not those that the kernel makes by itself for our addresses."""
+        connected = [address.network for address in self.addresses]
+        wanted = dict.fromkeys((*self.allowed, *self.listed))
+        return tuple(prefix for prefix in wanted if not any(_inside(prefix, network) for network in connected))
+
     @classmethod
     def from_config(cls, config: Config) -> Wish:
-        """Routes follow from allowed_ips, but not from /0, nor from what our own addresses reach already."""
+        """/0 in allowed_ips admits packets, and makes no route."""
         interface = config.interface
-        connected = [address.network for address in interface.addresses]
-        allowed = [prefix for prefix in config.peer.allowed_ips if prefix.prefixlen]
-        wanted = [prefix for prefix in allowed if not any(_inside(prefix, network) for network in connected)]
         return cls(
             name=config.name,
             interface=interface.name,
             mode=interface.mode,
             addresses=interface.addresses,
-            routes=tuple(dict.fromkeys([*wanted, *config.network.routes])),
+            allowed=tuple(prefix for prefix in config.peer.allowed_ips if prefix.prefixlen),
+            listed=config.network.routes,
             mtu=interface.mtu,
             mac=interface.mac.lower() if interface.mac else None,
             txqueuelen=interface.txqueuelen,

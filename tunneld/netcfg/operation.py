@@ -29,7 +29,10 @@ ADDRESS_FLAGS = {
 
 @dataclass(frozen=True, slots=True)
 class LinkSet:
-    """Set one attribute: mtu, txqueuelen, address, alias or state, from `was` to `value`."""
+    """Set one attribute: mtu, txqueuelen, address, alias or state, from `was` to `value`.
+
+    `was` is "" where the kernel and not a person chose it.
+    """
 
     link: str
     attribute: str
