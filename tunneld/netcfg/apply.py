@@ -16,15 +16,18 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tunneld.netcfg.journal import Journal, Record
-from tunneld.netcfg.kernel import Kernel
 from tunneld.netcfg.model import KernelError, Wish
 from tunneld.netcfg.operation import AddressAdd, Operation, spell
 from tunneld.netcfg.plan import Step, plan
 from tunneld.netcfg.sweep import Sweep, leftovers, sweep
+
+if TYPE_CHECKING:
+    from tunneld.netcfg.kernel import Kernel
 
 log = logging.getLogger(__name__)
 
@@ -40,83 +43,41 @@ async def apply(kernel: Kernel, wish: Wish, journal: Journal) -> Applied:
     refuses a step, DeviceError when the device is gone; the kernel is then as before.
     """
     await clear(kernel, wish.name, wish.interface, wish.netns, journal)
-    applied = Applied(kernel, wish, journal)
-    await applied.repair()
-    return applied
+    observed = await kernel.observe()
+    steps = plan(wish, observed)
+    links = {link.name: link.index for link in observed.links if link.name in (wish.interface, wish.bridge)}
+    if planned := _reverse(steps):
+        journal.write(Record(wish.interface, wish.netns, links, planned))
+    made: list[Step] = []
+    try:
+        for step in steps:
+            await _make(kernel, step, wish.netns, made)
+        await _verify(kernel, wish)
+    except BaseException:
+        if await _execute(kernel, _reverse(made), wish.netns):
+            journal.remove()
+        raise
+    return Applied(kernel, Record(wish.interface, wish.netns, links, planned), journal)
 
 
 class Applied:
     """The changes that were made for one wish; `undo` takes them back."""
 
-    def __init__(self, kernel: Kernel, wish: Wish, journal: Journal) -> None:
+    def __init__(self, kernel: Kernel, record: Record, journal: Journal) -> None:
         self._kernel = kernel
-        self._wish = wish
+        self._record = record
         self._journal = journal
-        self._undo: tuple[Operation, ...] = ()  # what is to be executed first stands first
-        self._links: dict[str, int] = {}
-
-    async def repair(self) -> None:
-        """Make what is missing, for one after the device was made anew. Raises as `apply` does, and has then
-        undone what it did itself, and only that.
-        """
-        observed = await self._kernel.observe()
-        steps = plan(self._wish, observed)
-        if not steps:
-            return
-        now = {link.name: link.index for link in observed.links}
-        # What was done to a device that has gone went with it.
-        before = tuple(one for one in self._undo if self._links.get(one.link, now.get(one.link)) == now.get(one.link))
-        self._links = {name: now[name] for name in (self._wish.interface, self._wish.bridge) if name in now}
-        planned = tuple(operation for step in reversed(steps) for operation in step.undo)
-        self._write(_first(planned, before))
-        self._undo = before
-        try:
-            for step in steps:
-                await self._make(step)
-            await self._verify()
-        except BaseException:
-            made = self._undo[: len(self._undo) - len(before)]
-            self._undo = before
-            if await _execute(self._kernel, made, self._wish.netns):
-                self._write(before)
-            raise
-        self._undo = _first(self._undo, ())
 
     async def undo(self) -> None:
         """Take everything back that is still there and still ours. What fails is logged, and stays in the journal.
 
         Raises KernelError when the kernel cannot be looked at.
         """
-        found = sweep(self._undo, self._links, await self._kernel.observe())
+        record = self._record
+        found = sweep(record.undo, record.links, await self._kernel.observe())
         for line in found.spared:
             log.warning("%s", line)
-        if await _execute(self._kernel, found.operations, self._wish.netns):
-            self._undo = ()
-            self._journal.remove()
-
-    async def _make(self, step: Step) -> None:
-        log.info("%s", spell(step.operation.command, self._wish.netns))
-        before = self._undo
-        self._undo = step.undo + before
-        try:
-            await self._kernel.execute(step.operation)
-        except KernelError:
-            self._undo = before
-            raise
-
-    async def _verify(self) -> None:
-        for delay in _LOOK_AGAIN_AFTER:
-            await asyncio.sleep(delay)
-            left = plan(self._wish, await self._kernel.observe())
-            if not left:
-                return
-        command = spell(left[0].operation.command, self._wish.netns)
-        raise KernelError(f"{command}: the kernel agreed, but it is not so; does another program undo it?")
-
-    def _write(self, undo: tuple[Operation, ...]) -> None:
-        if undo:
-            self._journal.write(Record(self._wish.interface, self._wish.netns, self._links, undo))
-        else:
+        if await _execute(self._kernel, found.operations, record.netns):
             self._journal.remove()
 
 
@@ -139,9 +100,7 @@ async def clear(kernel: Kernel, name: str, interface: str | None, netns: str | N
     clean = True
     if record is not None:
         if record.netns != netns:
-            log.warning(
-                "an earlier run changed the namespace %s, and was killed: not undone", record.netns or "itself"
-            )
+            log.warning("%s is of another network namespace (%s): not undone", journal.path, record.netns or "ours")
         else:
             by_journal = sweep(record.undo, record.links, await kernel.observe())
             clean = await _execute(kernel, by_journal.operations, netns)
@@ -154,6 +113,31 @@ async def clear(kernel: Kernel, name: str, interface: str | None, netns: str | N
         journal.remove()
     commands = [spell(operation.command, netns) for operation in (*by_journal.operations, *by_tags.operations)]
     return Cleared(tuple(commands), spared, clean)
+
+
+async def _make(kernel: Kernel, step: Step, netns: str | None, made: list[Step]) -> None:
+    """Execute a step and add it to `made`, as well when it is not known whether it happened."""
+    log.info("%s", spell(step.operation.command, netns))
+    made.append(step)
+    try:
+        await kernel.execute(step.operation)
+    except KernelError:
+        made.pop()
+        raise
+
+
+async def _verify(kernel: Kernel, wish: Wish) -> None:
+    for delay in _LOOK_AGAIN_AFTER:
+        await asyncio.sleep(delay)
+        left = plan(wish, await kernel.observe())
+        if not left:
+            return
+    command = spell(left[0].operation.command, wish.netns)
+    raise KernelError(f"{command}: the kernel agreed, but it is not so; does another program undo it?")
+
+
+def _reverse(steps: Sequence[Step]) -> tuple[Operation, ...]:
+    return tuple(operation for step in reversed(steps) for operation in step.undo)
 
 
 async def _execute(kernel: Kernel, undo: Iterable[Operation], netns: str | None) -> bool:
@@ -169,8 +153,3 @@ async def _execute(kernel: Kernel, undo: Iterable[Operation], netns: str | None)
             clean = False
             log.error("could not be undone: %s", error)
     return clean
-
-
-def _first(one: tuple[Operation, ...], other: tuple[Operation, ...]) -> tuple[Operation, ...]:
-    """Both in order, each operation once: repeated repairs must not make the way back longer and longer."""
-    return tuple(dict.fromkeys(one + other))
