@@ -17,9 +17,11 @@ from contextlib import AsyncExitStack, aclosing
 from typing import TYPE_CHECKING, NoReturn
 
 from tunneld.config import InterfaceConfig
+from tunneld.control import run_dir
 from tunneld.edge import clock
 from tunneld.edge.device import Device, DeviceLostError
 from tunneld.netcfg.apply import apply
+from tunneld.netcfg.journal import Journal
 from tunneld.netcfg.model import KernelError, Wish
 from tunneld.proto.backoff import Backoff
 from tunneld.proto.const import ETHERNET_BYTES
@@ -74,7 +76,7 @@ class Attachment:
             if not device.persistent:
                 log.info("ip tuntap add %s mode %s", name, mode)
             if self._wish is not None:
-                applied = await apply(self._kernel, self._wish)
+                applied = await apply(self._kernel, self._wish, Journal(run_dir(), self._wish.name))
                 undo.push_async_callback(applied.undo)
             await self._learn_mtu(name)
             self.device, self.trouble = device, ""
