@@ -265,13 +265,14 @@ def test_a_deleted_device_is_lost_to_every_call(tun, use):
             use(tun.device)
 
 
-def test_deletion_is_told_even_with_packets_in_hand(tun):
-    with tun.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.sendto(b"x", ("10.9.0.2", 7))
-    tun.ip("link del t0")
+def test_a_loss_is_told_at_once_even_with_packets_in_hand():
+    with pair("tun", socket.SOCK_STREAM) as (device, far):
+        far.send(b"a" * 20)
+        device.write_batch([b"b" * 20])
+        far.close()  # with something unread: the next read is one packet, the one after it fails
 
-    with pytest.raises(DeviceLostError):
-        tun.device.read_batch(64)
+        with pytest.raises(DeviceLostError, match="pair: the device failed: Connection reset by peer"):
+            device.read_batch(64)
 
 
 def test_use_after_close_is_our_bug_and_not_a_loss():
@@ -365,10 +366,10 @@ def test_opening_needs_neither_pyroute2_nor_a_child_process():
 
 
 class pair:
-    """A Device over a datagram socket, for what a real device does too rarely to be tested."""
+    """A Device over a socket, for what a real device does too rarely to be tested."""
 
-    def __init__(self, mode: str) -> None:
-        near, self._far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    def __init__(self, mode: str, kind: int = socket.SOCK_DGRAM) -> None:
+        near, self._far = socket.socketpair(socket.AF_UNIX, kind)
         near.setblocking(False)
         self._device = Device(near.detach(), "pair", mode, persistent=False)
 
