@@ -48,6 +48,7 @@ class Host:
         run_dir.mkdir(mode=0o700)
         host = cls(name, netns.new(), run_dir)
         host.call(sandbox.lo_up)
+        host.call(_no_address_detection)
         return host
 
     def call(self, call: Callable[[], T]) -> T:
@@ -80,3 +81,10 @@ class Host:
         while self._children:
             await self._children.pop().stop()
         self.resources.close()
+
+
+def _no_address_detection() -> None:
+    """Interfaces made from now on use their IPv6 addresses at once; duplicate detection would take two seconds."""
+    setting = Path("/proc/sys/net/ipv6/conf/default/accept_dad")
+    if setting.exists():
+        setting.write_text("0")
