@@ -1,31 +1,22 @@
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
 
 import pytest
 
-from tunneld.cli import device
+from tunneld.cli.main import main
 from tunneld.edge import ifinfo, tuntap
 
 
-@pytest.fixture
-def tunneld():
-    """tunneld("add", "tun0", …) -> exit code of `tunneld device add tun0 …`."""
-    parser = argparse.ArgumentParser(prog="tunneld")
-    device.register(parser.add_subparsers(required=True))
-
-    def run(*words: str) -> int:
-        args = parser.parse_args(["device", *words])
-        return args.run(args)
-
-    return run
+def tunneld(*words: str) -> int:
+    """The exit code of `tunneld device WORDS`."""
+    return main(["device", *words])
 
 
 @pytest.mark.usefixtures("namespaces")
-def test_add_and_del_say_the_command_that_they_equal(tunneld, capsys):
+def test_add_and_del_say_the_command_that_they_equal(capsys):
     assert tunneld("add", "kept0", "--mode", "tap", "--user", "root", "--group", "0") == 0
     assert ifinfo.lookup("kept0") == ifinfo.Interface("tun", mode="tap", owner=0, group=0, persistent=True)
     assert capsys.readouterr().out == "ip tuntap add dev kept0 mode tap user 0 group 0\n"
@@ -36,7 +27,7 @@ def test_add_and_del_say_the_command_that_they_equal(tunneld, capsys):
 
 
 @pytest.mark.usefixtures("namespaces")
-def test_without_owner_nobody_is_named(tunneld, capsys):
+def test_without_owner_nobody_is_named(capsys):
     assert tunneld("add", "kept0", "--mode", "tun") == 0
     tuntap.delete("kept0")
     assert capsys.readouterr().out == "ip tuntap add dev kept0 mode tun\n"
@@ -54,7 +45,7 @@ def test_without_owner_nobody_is_named(tunneld, capsys):
         (("del", "nothing0"), "tunneld: nothing0: there is no such device"),
     ],
 )
-def test_a_failure_is_one_line_and_exit_1(tunneld, capsys, words, line):
+def test_a_failure_is_one_line_and_exit_1(capsys, words, line):
     assert tunneld(*words) == 1
     said = capsys.readouterr()
     assert said.out == ""
@@ -62,7 +53,7 @@ def test_a_failure_is_one_line_and_exit_1(tunneld, capsys, words, line):
 
 
 @pytest.mark.usefixtures("namespaces")
-def test_a_device_in_use_is_not_removed(tunneld, capsys):
+def test_a_device_in_use_is_not_removed(capsys):
     tuntap.add("kept0", "tun")
     fd = tuntap.attach("kept0", "tun")
     try:
@@ -88,7 +79,7 @@ def test_a_device_in_use_is_not_removed(tunneld, capsys):
         (("del",), "NAME"),
     ],
 )
-def test_wrong_words_are_usage_and_exit_2(tunneld, capsys, words, says):
+def test_wrong_words_are_usage_and_exit_2(capsys, words, says):
     with pytest.raises(SystemExit) as caught:
         tunneld(*words)
     assert caught.value.code == 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 
 NO_ID = 0xFFFF_FFFF  # (uid_t) -1 stands for "none" in the kernel
@@ -31,12 +30,8 @@ def register(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 def _add(args: argparse.Namespace) -> int:
     from tunneld.edge import tuntap
-    from tunneld.proto.errors import DeviceError
 
-    try:
-        tuntap.add(args.name, args.mode, args.user, args.group)
-    except DeviceError as error:
-        return _failed(error)
+    tuntap.add(args.name, args.mode, args.user, args.group)
     owner = "" if args.user is None else f" user {args.user}"
     group = "" if args.group is None else f" group {args.group}"
     print(f"ip tuntap add dev {args.name} mode {args.mode}{owner}{group}")
@@ -45,19 +40,10 @@ def _add(args: argparse.Namespace) -> int:
 
 def _delete(args: argparse.Namespace) -> int:
     from tunneld.edge import tuntap
-    from tunneld.proto.errors import DeviceError
 
-    try:
-        found = tuntap.delete(args.name)
-    except DeviceError as error:
-        return _failed(error)
+    found = tuntap.delete(args.name)
     print(f"ip tuntap del dev {args.name} mode {found.mode}")
     return 0
-
-
-def _failed(error: Exception) -> int:
-    print(f"tunneld: {error}", file=sys.stderr)
-    return 1
 
 
 def _device(text: str) -> str:
