@@ -26,7 +26,8 @@ _REMEDIES = (
     ("invalid initial character for a key", "write key = value"),
     ("unclosed array", "close it with ]"),
     ("unterminated string", "close it with a quote"),
-    ("illegal character", "remove it; text needs quotes that are closed on the same line"),
+    (r"illegal character '\n'", "close the text with a quote on the same line"),
+    ("illegal character", r"write it as an escape, such as \u001b"),
     ("expected newline", "put one key = value on a line"),
     ("expected ']'", "close the name of the section with ]"),
 )

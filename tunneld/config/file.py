@@ -35,27 +35,30 @@ def read(path: Path, faults: Faults) -> str:
 
 def _content(path: Path, faults: Faults) -> bytes:
     try:
-        # Without O_NONBLOCK the open of a pipe would wait for a writer.
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with open(path, "rb", opener=_open) as stream:
+            status = os.fstat(stream.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ConfigErrors([faults.error(0, "", "is not a regular file; give a file")])
+            _check_writers(path, status, faults)
+            content = stream.read(LARGEST + 1)
     except OSError as error:
         raise ConfigErrors([faults.error(0, "", _why(path, error))]) from None
-    with open(fd, "rb") as stream:
-        status = os.fstat(fd)
-        if stat.S_ISDIR(status.st_mode):
-            raise ConfigErrors([faults.error(0, "", "is a directory; give a file")])
-        if not stat.S_ISREG(status.st_mode):
-            raise ConfigErrors([faults.error(0, "", "is not a regular file; give a file")])
-        _check_writers(path, status, faults)
-        content = stream.read(LARGEST + 1)
     if len(content) > LARGEST:
         raise ConfigErrors([faults.error(0, "", f"larger than {LARGEST:,} bytes; is this the configuration?")])
     return content
+
+
+def _open(path: str, flags: int) -> int:
+    # To open a pipe would otherwise wait for its writer.
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _why(path: Path, error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
         elsewhere = f", or give a file elsewhere as a path: ./{path.name}" if path.parent == DIRECTORY else ""
         return f"not found; create it{elsewhere or ' or give another file'}"
+    if isinstance(error, IsADirectoryError):
+        return "is a directory; give a file"
     if isinstance(error, PermissionError):
         return f"permission denied (uid {os.geteuid()}); chown it to that user or chmod 0644"
     return f"cannot be read ({os.strerror(error.errno or 0)}); give another file"
