@@ -30,7 +30,7 @@ from tunneld.control import ControlServer, run_dir, socket_path
 from tunneld.edge import address, clock, netns, ports, sdnotify, tcp, udp
 from tunneld.edge.device import Device
 from tunneld.edge.trace import TracedDevice
-from tunneld.links.state import PeerState
+from tunneld.links.state import PeerState, State
 from tunneld.links.tcp import TcpPeer
 from tunneld.links.udp import UdpPeer
 from tunneld.netcfg.model import KernelError, Wish
@@ -216,6 +216,7 @@ class Daemon:
                 "name": peer.name,
                 "endpoint": str(self._config.peer.endpoints[0]) if self._config.peer.endpoints else None,
                 "link": peer.link,
+                "connected_since": now - peer.since if peer.state is State.UP else None,
                 "last_received": None if pump.last_received is None else now - pump.last_received,
             },
             "counters": pump.totals(),
