@@ -20,7 +20,7 @@ class Link(Protocol):
         """Whether something waits for the socket to become writable; then `flush` is due."""
 
     def fileno(self) -> int:
-        """The descriptor to watch."""
+        """The descriptor to watch: for reading always, for writing while `blocked`."""
 
     def recv_batch(self, now: float) -> list[memoryview]:
         """The messages that wait, up to a bound; views valid until the next call. Raises LinkDown."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import select
 import socket
 from collections import Counter
 from collections.abc import Sequence
@@ -24,17 +25,20 @@ SOCKET_BUFFER_BYTES = 4 * 1024 * 1024
 IP_RECVERR = 11
 IPV6_RECVERR = 25
 
-# Errors that say that this datagram could not go, not that the socket is broken.
-_REFUSED = frozenset(
-    {errno.EMSGSIZE, errno.ENOBUFS, errno.EPERM, errno.EACCES, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN,
-     errno.ECONNREFUSED, errno.EHOSTDOWN, errno.EADDRNOTAVAIL, errno.EINVAL, errno.ENOPROTOOPT, errno.EPROTO}
-)  # fmt: skip
+# Errors that say that this datagram could not go, not that the socket is broken; first those that say nothing of
+# the peer either.
+_TOO_MUCH = frozenset({errno.EMSGSIZE, errno.ENOBUFS, errno.ENOMEM})
+_REFUSED = _TOO_MUCH | {
+    errno.EPERM, errno.EACCES, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ECONNREFUSED,
+    errno.EHOSTDOWN, errno.EADDRNOTAVAIL, errno.EINVAL, errno.ENOPROTOOPT, errno.EPROTO,
+}  # fmt: skip
 
 
 class UdpLink:
     """Datagrams to and from the peer that `source` names; those of others are counted as `stranger`.
 
-    `trouble` is what the network last said about our datagrams ("connection refused"); "" when all is well.
+    `trouble` is what the network last said about the way to the peer ("Connection refused"); "" when all is well.
+    `heard` is when the peer's last datagrams were read, in the caller's `now`.
     """
 
     def __init__(self, sock: socket.socket, source: Source) -> None:
@@ -46,6 +50,10 @@ class UdpLink:
         self.trouble = ""
         self.heard: float | None = None
         self.local = addresses.normalise(sock.getsockname())
+        # uvloop stops watching a descriptor for good when it reports EPOLLERR, and with IP_RECVERR an ICMP message
+        # is enough for that. An epoll descriptor around the socket is readable then, and never reports EPOLLERR.
+        self._watch = select.epoll()
+        self._watch.register(sock, select.EPOLLIN)
 
     def __str__(self) -> str:
         remote = self._source.address
@@ -57,7 +65,7 @@ class UdpLink:
         return False
 
     def fileno(self) -> int:
-        return self._sock.fileno()
+        return self._watch.fileno()
 
     def recv_batch(self, now: float) -> list[memoryview]:
         datagrams: list[memoryview] = []
@@ -97,7 +105,8 @@ class UdpLink:
     def _note(self, error: OSError) -> None:
         if error.errno not in _REFUSED:
             raise LinkDown(addresses.said(error)) from None
-        self.trouble = addresses.said(error)
+        if error.errno not in _TOO_MUCH:
+            self.trouble = addresses.said(error)
         # With IP_RECVERR each error waits in a queue that only this read empties (ip(7)).
         try:
             while True:
@@ -109,6 +118,7 @@ class UdpLink:
         """Nothing waits."""
 
     def close(self) -> None:
+        self._watch.close()
         self._sock.close()
 
 
