@@ -10,7 +10,7 @@ Theory of operation
   for any slow link. What the peer sends is read all the while.
 - The pump never closes what it was given while the loop still watches it: a descriptor is taken off the
   loop first, always, since uvloop aborts the process otherwise.
-- Ends are reported to whoever awaits `carry` and `drive`; the pump itself decides nothing.
+- Ends are reported to whoever awaits `carry` and `drive`, bugs too; the pump itself decides nothing.
 
 Not handled here: reconnecting, repairing the device, whose packets are whose.
 """
@@ -89,8 +89,9 @@ class Pump:
 
     async def drive(self, device: Device) -> NoReturn:
         """Use `device` until it is lost. Raises DeviceLostError; the caller closes the device."""
-        end = self._device_end = asyncio.get_running_loop().create_future()
-        self._device = device
+        assert self._device is None, "one device at a time"
+        end: asyncio.Future[NoReturn] = asyncio.get_running_loop().create_future()
+        self._device, self._device_end = device, end
         self._watch_device()
         try:
             await end
@@ -105,9 +106,10 @@ class Pump:
         """
         if self._link is not None:
             self._end_link(LinkDown("another connection to the peer took its place"))
-        end = self._link_end = asyncio.get_running_loop().create_future()
-        self._link = link
-        asyncio.get_running_loop().add_reader(link.fileno(), self._link_readable)
+        loop = asyncio.get_running_loop()
+        end: asyncio.Future[NoReturn] = loop.create_future()
+        self._link, self._link_end = link, end
+        loop.add_reader(link.fileno(), self._turn, self._link_readable)
         self._watch_device()
         try:
             await end
@@ -117,13 +119,23 @@ class Pump:
             link.close()
             _retrieve(end)
 
+    def _turn(self, step: Callable[[], None]) -> None:
+        """One callback of the loop, which would log an exception and go on: tell whoever awaits the end instead."""
+        try:
+            step()
+        except DeviceLostError as lost:
+            self._end_device(lost)
+        except LinkDown as down:
+            self._end_link(down)
+        except BaseException as bug:
+            if self._link is not None:
+                self._end_link(bug)
+            if self._device is not None:
+                self._end_device(bug)
+
     def _device_readable(self) -> None:
         assert self._device is not None
-        try:
-            packets = self._device.read_batch(DEVICE_BATCH)
-        except DeviceLostError as error:
-            self._end_device(error)
-            return
+        packets = self._device.read_batch(DEVICE_BATCH)
         if not packets:
             return
         if self._link is None:
@@ -134,10 +146,9 @@ class Pump:
     def _send(self, link: Link, messages: Sequence[Buffer]) -> None:
         try:
             taken = link.send_batch(messages)
-        except LinkDown as down:
+        except LinkDown:
             self._own_drops[Reason.NO_LINK] += len(messages)
-            self._end_link(down)
-            return
+            raise
         self._counters.link_sent_messages += taken
         self._counters.link_sent_bytes += sum(map(len, messages[:taken]))
         self._own_drops[Reason.QUEUE_FULL] += len(messages) - taken
@@ -145,15 +156,11 @@ class Pump:
             loop = asyncio.get_running_loop()
             if self._device is not None:
                 loop.remove_reader(self._device.fd)
-            loop.add_writer(link.fileno(), self._link_writable)
+            loop.add_writer(link.fileno(), self._turn, self._link_writable)
 
     def _link_writable(self) -> None:
         assert self._link is not None
-        try:
-            self._link.flush()
-        except LinkDown as down:
-            self._end_link(down)
-            return
+        self._link.flush()
         if not self._link.blocked:
             asyncio.get_running_loop().remove_writer(self._link.fileno())
             self._watch_device()
@@ -161,11 +168,7 @@ class Pump:
     def _link_readable(self) -> None:
         assert self._link is not None
         now = self._clock()
-        try:
-            messages = self._link.recv_batch(now)
-        except LinkDown as down:
-            self._end_link(down)
-            return
+        messages = self._link.recv_batch(now)
         if not messages:
             return
         self.last_received = now
@@ -175,16 +178,13 @@ class Pump:
         if self._device is None:
             self._own_drops[Reason.NO_DEVICE] += len(packets)
             return
-        try:
-            self._device.write_batch(packets)
-        except DeviceLostError as error:
-            self._end_device(error)
+        self._device.write_batch(packets)
 
     def _watch_device(self) -> None:
         if self._device is not None and not (self._link is not None and self._link.blocked):
-            asyncio.get_running_loop().add_reader(self._device.fd, self._device_readable)
+            asyncio.get_running_loop().add_reader(self._device.fd, self._turn, self._device_readable)
 
-    def _end_device(self, error: DeviceLostError) -> None:
+    def _end_device(self, error: BaseException) -> None:
         assert self._device is not None
         assert self._device_end is not None
         end = self._device_end
@@ -199,7 +199,7 @@ class Pump:
             _add(self._counters, device)
             self._device = None
 
-    def _end_link(self, down: LinkDown) -> None:
+    def _end_link(self, down: BaseException) -> None:
         assert self._link_end is not None
         end = self._link_end
         self._forget_link()
