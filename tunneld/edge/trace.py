@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from tunneld.edge.device import Device
+from tunneld.proto.framing import Buffer
 
 
 class TracedDevice(Device):
@@ -18,8 +19,10 @@ class TracedDevice(Device):
             print(f"TAP2NET {number}: {len(packet)} bytes from {self.name}", file=sys.stderr)
         return packets
 
-    def write_batch(self, packets: Sequence[bytes | memoryview]) -> None:
-        first = self.packets_written + 1
-        super().write_batch(packets)
-        for number, packet in enumerate(packets, first):
-            print(f"NET2TAP {number}: {len(packet)} bytes to {self.name}", file=sys.stderr)
+    def write_batch(self, packets: Sequence[Buffer]) -> None:
+        # One at a time: only the count after each tells which of them the kernel took.
+        for packet in packets:
+            before = self.packets_written
+            super().write_batch([packet])
+            if self.packets_written > before:
+                print(f"NET2TAP {self.packets_written}: {len(packet)} bytes to {self.name}", file=sys.stderr)
