@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import subprocess
 from contextlib import aclosing
 from ipaddress import ip_interface, ip_network
 
 import pytest
 
-from tunneld.edge import netns
 from tunneld.netcfg.kernel import Kernel, LinkChange
 from tunneld.netcfg.model import PROTOCOL, KernelError
 from tunneld.netcfg.operation import (
@@ -27,32 +25,9 @@ from tunneld.netcfg.operation import (
     RouteDel,
 )
 
-pytestmark = pytest.mark.usefixtures("namespaces")
-
-
-@pytest.fixture
-def space():
-    """A namespace for one test; it vanishes with its descriptor."""
-    fd = netns.new()
-    yield fd
-    os.close(fd)
-
-
-@pytest.fixture
-async def kernel(space):
-    async with Kernel.open(space) as opened:
-        yield opened
-
-
-def ip(space: int, *words: str) -> str:
-    """iproute2 in that namespace: the independent oracle."""
-    command = ["ip", *words]
-    done = netns.call_in(space, lambda: subprocess.run(command, check=True, capture_output=True, text=True))
-    return done.stdout
-
 
 async def test_each_operation_does_what_its_command_says(kernel, space):
-    ip(space, "link", "add", "p0", "type", "veth", "peer", "name", "p1")
+    space.ip("link add p0 type veth peer name p1")
     address, six = ip_interface("10.9.0.1/24"), ip_interface("fd00:5::1/64")
     route, route6 = ip_network("10.20.0.0/16"), ip_network("fd00:20::/64")
 
@@ -61,12 +36,12 @@ async def test_each_operation_does_what_its_command_says(kernel, space):
     await kernel.execute(PortJoin("p0", "br0"))
     for attribute, value in (("mtu", 1400), ("txqueuelen", 77), ("address", "02:00:00:00:00:09"), ("state", "up")):
         await kernel.execute(LinkSet("p0", attribute, value, ""))
-    shown = ip(space, "-d", "link", "show", "p0")
+    shown = space.ip("-d link show p0")
     assert "mtu 1400" in shown
     assert "qlen 77" in shown
     assert "02:00:00:00:00:09" in shown
     assert "master br0" in shown
-    assert "alias tunneld:x" in ip(space, "link", "show", "br0")
+    assert "alias tunneld:x" in space.ip("link show br0")
     assert (await kernel.observe()).ports("br0") == {"p0"}
 
     await kernel.execute(PortLeave("p0", "br0"))
@@ -74,9 +49,9 @@ async def test_each_operation_does_what_its_command_says(kernel, space):
     await kernel.execute(AddressAdd("p0", six, flags=2))
     await kernel.execute(RouteAdd("p0", route))
     await kernel.execute(RouteAdd("p0", route6))
-    assert "proto 250" in ip(space, "route", "show", "10.20.0.0/16")
-    assert "proto 250" in ip(space, "-6", "route", "show", "fd00:20::/64")
-    assert "fd00:5::1/64 scope global nodad" in ip(space, "address", "show", "p0")
+    assert "proto 250" in space.ip("route show 10.20.0.0/16")
+    assert "proto 250" in space.ip("-6 route show fd00:20::/64")
+    assert "fd00:5::1/64 scope global nodad" in space.ip("address show p0")
     observed = await kernel.observe()
     assert {a.protocol for a in observed.addresses if a.address in (address, six)} == {PROTOCOL}
     ours = {r.destination: r for r in observed.routes if r.protocol == PROTOCOL}
@@ -93,10 +68,10 @@ async def test_each_operation_does_what_its_command_says(kernel, space):
 
 
 async def test_link_local_flush_leaves_other_addresses(kernel, space):
-    ip(space, "link", "add", "p0", "type", "veth", "peer", "name", "p1")
+    space.ip("link add p0 type veth peer name p1")
     for link in ("p0", "p1"):
-        ip(space, "link", "set", link, "up")
-    ip(space, "address", "add", "fd00:7::1/64", "dev", "p0", "nodad")
+        space.ip(f"link set {link} up")
+    space.ip("address add fd00:7::1/64 dev p0 nodad")
 
     async def link_local():
         return [a for a in (await kernel.observe()).addresses if str(a.address).startswith("fe80")]
@@ -104,12 +79,12 @@ async def test_link_local_flush_leaves_other_addresses(kernel, space):
     await until(lambda: link_local(), lambda found: len(found) == 2)
     await kernel.execute(LinkLocalFlush("p0"))
     assert [a.link for a in await link_local()] == ["p1"]
-    assert "fd00:7::1/64" in ip(space, "address", "show", "p0")
+    assert "fd00:7::1/64" in space.ip("address show p0")
 
 
 async def test_a_point_to_point_address_reaches_its_peer(kernel, space):
-    ip(space, "link", "add", "p0", "type", "veth", "peer", "name", "p1")
-    ip(space, "address", "add", "10.1.0.1", "peer", "10.2.0.0/24", "dev", "p0")
+    space.ip("link add p0 type veth peer name p1")
+    space.ip("address add 10.1.0.1 peer 10.2.0.0/24 dev p0")
     (found,) = (await kernel.observe()).on("p0")
     assert (found.address.ip, found.network) == (ip_interface("10.1.0.1").ip, ip_network("10.2.0.0/24"))
 
@@ -126,7 +101,7 @@ async def test_a_point_to_point_address_reaches_its_peer(kernel, space):
     ],
 )
 async def test_an_error_is_one_line_with_the_command_and_the_reason(kernel, space, operation, code, text):
-    ip(space, "link", "add", "p0", "type", "veth", "peer", "name", "p1")
+    space.ip("link add p0 type veth peer name p1")
     if text is None:
         await kernel.execute(operation)
         return
@@ -138,7 +113,7 @@ async def test_an_error_is_one_line_with_the_command_and_the_reason(kernel, spac
 
 
 async def test_many_requests_share_one_socket(kernel, space):
-    ip(space, "link", "set", "lo", "up")
+    space.ip("link set lo up")
     prefixes = [ip_network(f"10.{i // 256}.{i % 256}.0/24") for i in range(500)]
     await asyncio.gather(*(kernel.execute(RouteAdd("lo", prefix)) for prefix in prefixes))
     found = {route.destination for route in (await kernel.observe()).routes if route.protocol == PROTOCOL}
@@ -152,7 +127,7 @@ async def test_many_requests_share_one_socket(kernel, space):
 
 async def test_opening_and_closing_leaks_no_descriptor(space):
     async def once():
-        async with Kernel.open(space) as kernel:
+        async with Kernel.open(space.fd) as kernel:
             await kernel.observe()
 
     await once()
@@ -183,41 +158,41 @@ async def test_watch_reports_what_is_there_then_every_change(kernel, space):
     async with aclosing(kernel.watch()) as changes:
         first = await anext(changes)
         assert (first.name, first.deleted) == ("lo", False)
-        ip(space, "link", "add", "br0", "type", "bridge")
+        space.ip("link add br0 type bridge")
         assert await until_change(changes, "br0", up=False)
-        ip(space, "link", "set", "br0", "up")
+        space.ip("link set br0 up")
         assert await until_change(changes, "br0", up=True)
-        ip(space, "link", "del", "br0")
+        space.ip("link del br0")
         gone = await until_change(changes, "br0", deleted=True)
         assert gone.index
 
 
 async def test_a_port_that_leaves_its_bridge_is_not_deleted(kernel, space):
-    ip(space, "link", "add", "br0", "type", "bridge")
-    ip(space, "link", "add", "p0", "type", "veth", "peer", "name", "p1")
-    ip(space, "link", "set", "p0", "master", "br0")
+    space.ip("link add br0 type bridge")
+    space.ip("link add p0 type veth peer name p1")
+    space.ip("link set p0 master br0")
     async with aclosing(kernel.watch()) as changes:
         seen = [await anext(changes)]
-        ip(space, "link", "set", "p0", "nomaster")
-        ip(space, "link", "add", "end", "type", "bridge")
+        space.ip("link set p0 nomaster")
+        space.ip("link add end type bridge")
         while seen[-1].name != "end":
             seen.append(await asyncio.wait_for(anext(changes), 5))
     assert not any(change.deleted for change in seen)
 
 
 async def test_watch_catches_up_when_the_kernel_had_to_drop(kernel, space):
-    ip(space, "link", "add", "gone", "type", "bridge")
+    space.ip("link add gone type bridge")
     async with aclosing(kernel.watch(receive_buffer=4096)) as changes:
         while (await anext(changes)).name != "gone":
             pass
         # No await in between: the small buffer overflows before the loop can read it.
-        ip(space, "link", "del", "gone")
+        space.ip("link del gone")
         for number in range(30):
-            ip(space, "link", "add", f"b{number}", "type", "bridge")
-        ip(space, "link", "del", "b0")
+            space.ip(f"link add b{number} type bridge")
+        space.ip("link del b0")
         assert await until_change(changes, "gone", deleted=True)
         assert await until_change(changes, "b29")
-        ip(space, "link", "del", "b29")
+        space.ip("link del b29")
         assert await until_change(changes, "b29", deleted=True)
 
 

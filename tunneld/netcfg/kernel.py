@@ -15,8 +15,8 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from ipaddress import ip_interface, ip_network
 from typing import Any
@@ -111,7 +111,7 @@ class Kernel:
         except (NetlinkError, OSError) as error:
             raise KernelError(f"{operation.command}: {_reason(error)}", _errno(error)) from error
 
-    async def watch(self, receive_buffer: int = 1 << 20) -> AsyncIterator[LinkChange]:
+    async def watch(self, receive_buffer: int = 1 << 20) -> AsyncGenerator[LinkChange, None]:
         """Every link as it is, then each change as it happens; endless. Close it with `contextlib.aclosing`.
 
         When the kernel had to drop messages (`receive_buffer` bytes were full), every link is reported again, and
@@ -126,12 +126,13 @@ class Kernel:
                     await monitor.bind(groups=RTMGRP_LINK)
                     for change in await self._resync(known):
                         yield change
-                    async for change in _changes(monitor):
-                        if change.deleted:
-                            known.pop(change.index, None)
-                        else:
-                            known[change.index] = change
-                        yield change
+                    async with aclosing(_changes(monitor)) as changes:
+                        async for change in changes:
+                            if change.deleted:
+                                known.pop(change.index, None)
+                            else:
+                                known[change.index] = change
+                            yield change
             except (NetlinkError, OSError) as error:
                 if _errno(error) != errno.ENOBUFS:
                     raise KernelError(f"cannot watch the links: {_reason(error)}", _errno(error)) from error
@@ -270,7 +271,7 @@ async def _open(namespace: int | None, receive_buffer: int = 1 << 20) -> _Route:
     return route
 
 
-async def _changes(monitor: _Route) -> AsyncIterator[LinkChange]:
+async def _changes(monitor: _Route) -> AsyncGenerator[LinkChange, None]:
     while True:
         async for message in monitor.get():
             event = message.get("event")
