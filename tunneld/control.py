@@ -26,6 +26,7 @@ MOST_CLIENTS = 16
 IDLE_SECONDS = 5.0
 BACKLOG = 32
 SO_PEERGROUPS = 59
+MOST_GROUPS = 256  # Python's getsockopt has room for no more
 
 Handler = Callable[[], Mapping[str, Any]]
 
@@ -112,12 +113,13 @@ class ControlServer:
 
     Use as an async context manager, or `start` and `close`. Only root, the own user and members of the own group are
     answered. What clients can cost is bounded: their number, what each sends, and how long it takes. An answer may
-    have up to 64 KiB. A handler that raises is a bug: the loop's exception handler gets it.
+    have up to 64 KiB; a client has `idle` seconds to ask. A handler that raises is a bug: the loop's exception handler gets it.
     """
 
-    def __init__(self, path: Path, handlers: Mapping[str, Handler]) -> None:
+    def __init__(self, path: Path, handlers: Mapping[str, Handler], *, idle: float = IDLE_SECONDS) -> None:
         self._path = path
         self._handlers = handlers
+        self._idle = idle
         self._clients: set[_Client] = set()
         self._listener: socket.socket | None = None
 
@@ -166,7 +168,7 @@ class ControlServer:
             with sock:
                 _send(sock, {"error": refusal})
             return
-        self._clients.add(_Client(self._loop, sock, self._answer, self._clients.discard))
+        self._clients.add(_Client(self._loop, sock, self._idle, self._answer, self._clients.discard))
 
     def _listen_again(self) -> None:
         if self._listener is not None:
@@ -189,6 +191,7 @@ class _Client:
         self,
         loop: asyncio.AbstractEventLoop,
         sock: socket.socket,
+        patience: float,
         answer: Callable[[bytes], Mapping[str, Any]],
         ended: Callable[[_Client], None],
     ) -> None:
@@ -197,7 +200,7 @@ class _Client:
         self._answer = answer
         self._ended = ended
         self._received = bytearray()
-        self._timer = loop.call_later(IDLE_SECONDS, self.close)
+        self._timer = loop.call_later(patience, self.close)
         loop.add_reader(sock.fileno(), self._readable)
 
     def close(self) -> None:
@@ -257,9 +260,9 @@ def _may_ask(sock: socket.socket) -> bool:
     if uid in (0, os.geteuid()) or gid == os.getegid():
         return True
     try:
-        groups = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 4096)
+        groups = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, MOST_GROUPS * 4)
     except OSError:
-        return False
+        return False  # more groups than that
     return os.getegid() in struct.unpack(f"{len(groups) // 4}i", groups)
 
 
