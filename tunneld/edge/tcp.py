@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
 import sys
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from ipaddress import ip_address
 
 from tunneld.config import Endpoint
 from tunneld.edge import address as addresses
 from tunneld.proto import framing
-from tunneld.proto.const import PREFIX_BYTES
+from tunneld.proto.const import MAX_PACKET_BYTES, PREFIX_BYTES
 from tunneld.proto.errors import LinkDown, Reason
 from tunneld.proto.framing import Buffer, StreamDecoder
 from tunneld.proto.source import Address
 
 # What we keep unsent for a peer that does not read; beyond this, messages are refused.
 UNSENT_LIMIT = 512 * 1024
+# What one turn of the loop reads: a peer that sends nothing but lengths of 0 makes 32,768 messages of it, and those
+# take 25 ms.
+TURN_BYTES = 64 * 1024
 # What the kernel keeps unsent for us: enough to fill the path, little enough that a packet does not wait for
 # seconds behind others (tcp(7), TCP_NOTSENT_LOWAT).
 NOTSENT_LOWAT = 128 * 1024
@@ -36,7 +42,7 @@ class TcpLink:
     def __init__(self, sock: socket.socket, *, opened_by_us: bool) -> None:
         """Takes over `sock`. Raises LinkDown when it is no longer connected."""
         self._sock = sock
-        self._decoder = StreamDecoder()
+        self._decoder = StreamDecoder(TURN_BYTES + PREFIX_BYTES + MAX_PACKET_BYTES)
         self._unsent: deque[memoryview] = deque()
         self._unsent_bytes = 0
         self.drops: Counter[Reason] = Counter()
@@ -68,7 +74,7 @@ class TcpLink:
 
     def recv_batch(self, now: float) -> list[memoryview]:
         try:
-            count = self._sock.recv_into(self._decoder.space())
+            count = self._sock.recv_into(self._decoder.space(), TURN_BYTES)
         except (BlockingIOError, InterruptedError):
             return []
         except OSError as error:
@@ -149,7 +155,8 @@ def bind(endpoint: Endpoint, kind: socket.SocketKind) -> socket.socket:
     sock = socket.socket(family, kind | socket.SOCK_NONBLOCK)
     try:
         if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(endpoint.host != "::"))
+            both = ip_address(endpoint.host).is_unspecified
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not both))
         if kind == socket.SOCK_STREAM:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         target = socket.getaddrinfo(endpoint.host, endpoint.port, family, kind, flags=socket.AI_NUMERICHOST)
@@ -162,17 +169,28 @@ def bind(endpoint: Endpoint, kind: socket.SocketKind) -> socket.socket:
 
 async def accept(listener: socket.socket) -> TcpLink:
     """The next connection. Raises LinkDown when it died at once, OSError when the system has no room for it."""
-    sock, _ = await asyncio.get_running_loop().sock_accept(listener)
-    return TcpLink(sock, opened_by_us=False)
+    loop = asyncio.get_running_loop()
+    while True:
+        # Wait even if somebody is there already: a flood of connections must not keep the loop to itself.
+        await _ready(listener, loop.add_reader, loop.remove_reader)
+        try:
+            sock, _ = listener.accept()
+        except (BlockingIOError, InterruptedError):
+            continue
+        except ConnectionAbortedError as error:
+            raise LinkDown(addresses.said(error)) from None
+        return TcpLink(sock, opened_by_us=False)
 
 
-async def connect(target: Address) -> TcpLink:
-    """A connection to `target`. Raises LinkDown, after 10 s at the latest."""
+async def connect(target: Address, source: Address | None = None) -> TcpLink:
+    """A connection to `target`, from `source` if given. Raises LinkDown, after 10 s at the latest."""
     sock = socket.socket(addresses.family_of(target), socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         prepare(sock)
+        if source is not None:
+            sock.bind(source)
         async with asyncio.timeout(CONNECT_TIMEOUT):
-            await asyncio.get_running_loop().sock_connect(sock, target)
+            await _connect(sock, target)
     except TimeoutError:
         sock.close()
         raise LinkDown(f"{addresses.text(target)} does not answer: host down, or TCP filtered") from None
@@ -183,3 +201,29 @@ async def connect(target: Address) -> TcpLink:
         sock.close()
         raise
     return TcpLink(sock, opened_by_us=True)
+
+
+async def _connect(sock: socket.socket, target: Address) -> None:
+    # Not the loop's sock_connect: uvloop's forgets the scope of a link-local address.
+    loop = asyncio.get_running_loop()
+    error = sock.connect_ex(target)
+    if error == errno.EINPROGRESS:
+        await _ready(sock, loop.add_writer, loop.remove_writer)
+        error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if error:
+        raise OSError(error, os.strerror(error))
+
+
+async def _ready(sock: socket.socket, watch: Callable[..., object], forget: Callable[[int], object]) -> None:
+    """Wait until the loop's `watch` sees `sock` ready."""
+    ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def wake() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    watch(sock.fileno(), wake)
+    try:
+        await ready
+    finally:
+        forget(sock.fileno())
