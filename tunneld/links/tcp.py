@@ -6,9 +6,11 @@ Theory of operation
   each address in turn; then a jittered delay of 0.2 to 30 s, which starts over after a connection that held.
 - Listening only: whoever comes first is served; who comes later waits in the kernel's backlog until the
   connection ends, so a stranger cannot displace it.
-- Both: a connection from any address but the endpoints' is closed and counted. If both ends connected, the
-  connection opened by the lower IP:port stays, which both ends decide alike. If the peer opens a second one,
-  it has lost its first, which we replace.
+- Both: a connection from any address but the endpoints' is closed and counted. The port is not compared: whoever
+  connects has one of the moment. The stranger may be the peer at a new address, so the names are then resolved
+  anew in the background, at most every 5 s: its next try is known. If both ends connected, the connection opened
+  by the lower IP:port stays, which both ends decide alike; so that each knows the other by its address, we connect
+  from the address that we listen on. If the peer opens a second connection, it has lost its first, which we replace.
 
 A connection that stands cannot be told from a half-open one until the kernel gives up on it, within 15 s;
 until then the rules above hold for it too.
@@ -20,6 +22,8 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
+from contextlib import suppress
+from ipaddress import ip_address
 from typing import NoReturn
 
 from tunneld.config import Endpoint
@@ -27,15 +31,20 @@ from tunneld.edge import address as addresses
 from tunneld.edge import tcp
 from tunneld.edge.tcp import TcpLink
 from tunneld.links.state import PeerState, State
+from tunneld.log import Limited
 from tunneld.proto.backoff import Backoff
 from tunneld.proto.errors import LinkDown, Reason
 from tunneld.proto.plain import opener_rank
+from tunneld.proto.source import Address
 from tunneld.pump import Pump
 
 log = logging.getLogger("tunneld.tcp")
+limited = Limited(log, per_second=1)
 
 # A connection that stood this long, in seconds, was no failure: the next delay is the first again.
 HELD = 10.0
+# How long the answers of the resolver are good enough against strangers, in seconds.
+LEARN_PAUSE = 5.0
 # How long to leave the listener alone when the system has no descriptor for another connection.
 ACCEPT_PAUSE = 1.0
 
@@ -65,13 +74,17 @@ class TcpPeer:
         self._idle.set()
         self._why = "starting"
         self._known: dict[Endpoint, set[str]] = {}
+        self._stranger = asyncio.Event()
 
     async def run(self) -> NoReturn:
         """Serve until cancelled; then nothing of ours is open."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                if self._listener is not None:
+                if self._listener is not None and self._endpoints:
+                    tasks.create_task(self._learn_forever(), name="learn")
                     tasks.create_task(self._accept_forever(self._listener), name="accept")
+                elif self._listener is not None:
+                    tasks.create_task(self._serve_forever(self._listener), name="serve")
                 if self._endpoints:
                     tasks.create_task(self._connect_forever(), name="connect")
         finally:
@@ -96,55 +109,75 @@ class TcpPeer:
         failure = LinkDown("no endpoint")
         for endpoint in self._endpoints:
             try:
-                targets = await addresses.resolve(endpoint)
+                targets = await self._resolve(endpoint)
             except LinkDown as down:
                 failure = down
                 continue
-            self._known[endpoint] = {target[0] for target in targets}
             for target in targets:
                 try:
-                    return await tcp.connect(target)
+                    return await tcp.connect(target, self._source_for(target))
                 except LinkDown as down:
                     failure = down
         raise failure
 
+    async def _resolve(self, endpoint: Endpoint) -> list[Address]:
+        targets = await addresses.resolve(endpoint)
+        self._known[endpoint] = {target[0] for target in targets}
+        return targets
+
+    def _source_for(self, target: Address) -> Address | None:
+        """The address that we listen on, where it can reach `target`; any port."""
+        if self._listener is None:
+            return None
+        local = self._listener.getsockname()
+        ours, theirs = ip_address(local[0]), ip_address(target[0])
+        if ours.is_unspecified or ours.version != theirs.version or ours.is_loopback != theirs.is_loopback:
+            return None
+        return (local[0], 0, *local[2:])
+
+    async def _serve_forever(self, listener: socket.socket) -> NoReturn:
+        """Listening only: one connection after the other."""
+        waiting = f"waiting on tcp {_bound_to(listener)}"
+        self._state.become(State.LISTENING, waiting)
+        while True:
+            await self._carry(await _accept(listener))
+            self._state.become(State.LISTENING, f"{self._why}; {waiting}")
+
     async def _accept_forever(self, listener: socket.socket) -> NoReturn:
-        at = addresses.text(addresses.normalise(listener.getsockname()))
-        if not self._endpoints:
-            self._state.become(State.LISTENING, f"waiting on tcp {at}")
+        """Listening beside connecting: only the peer, but at any time."""
         async with asyncio.TaskGroup() as connections:
             while True:
-                try:
-                    link = await tcp.accept(listener)
-                except LinkDown:
-                    continue
-                except OSError as error:
-                    log.warning("cannot accept a connection: %s; trying again in 1 s", addresses.said(error))
-                    await asyncio.sleep(ACCEPT_PAUSE)
-                    continue
-                if not self._endpoints:
-                    await self._carry(link)
-                    self._state.become(State.LISTENING, f"{self._why}; waiting on tcp {at}")
-                elif await self._is_peer(link):
-                    connections.create_task(self._carry(link), name="carry")
-                else:
-                    log.warning("refused a connection from %s: not the endpoint", addresses.text(link.remote))
-                    self._pump.count(Reason.STRANGER)
-                    link.close()
+                self._admit(await _accept(listener), connections)
         raise AssertionError("a task that never ends has ended")
 
-    async def _is_peer(self, link: TcpLink) -> bool:
-        for endpoint in self._endpoints:
-            if link.remote[0] in self._known.get(endpoint, ()):
-                return True
-        for endpoint in self._endpoints:
-            try:
-                self._known[endpoint] = {target[0] for target in await addresses.resolve(endpoint)}
-            except LinkDown:
-                continue
-            if link.remote[0] in self._known[endpoint]:
-                return True
-        return False
+    def _admit(self, link: TcpLink, connections: asyncio.TaskGroup) -> None:
+        if not any(link.remote[0] in hosts for hosts in self._known.values()):
+            self._refuse(link)
+            return
+        task = connections.create_task(self._carry_accepted(link), name="carry")
+        # A task that is cancelled before its first step would leave it open.
+        task.add_done_callback(lambda _: link.close())
+
+    async def _carry_accepted(self, link: TcpLink) -> None:
+        await self._carry(link)
+        if self._idle.is_set():
+            self._state.become(State.CONNECTING, self._why)
+
+    def _refuse(self, link: TcpLink) -> None:
+        link.close()
+        self._pump.count(Reason.STRANGER)
+        self._stranger.set()
+        who = addresses.text(link.remote)
+        limited.warning(self._clock(), "stranger", "refused a connection from %s: not the endpoint", who)
+
+    async def _learn_forever(self) -> NoReturn:
+        while True:
+            for endpoint in self._endpoints:
+                with suppress(LinkDown):  # what was known of it stays
+                    await self._resolve(endpoint)
+            await asyncio.sleep(LEARN_PAUSE)
+            self._stranger.clear()
+            await self._stranger.wait()
 
     async def _carry(self, link: TcpLink) -> None:
         """Carry packets over `link` until it goes down or another takes its place."""
@@ -159,15 +192,31 @@ class TcpPeer:
         try:
             await self._pump.carry(link)
         except LinkDown as down:
-            log.info("closed %s: %s", link, down)
             if self._current is link:
                 self._why = str(down)
+            else:
+                log.info("closed %s: %s", link, down)
             if self._clock() - started >= HELD:
                 self._backoff.reset()
         finally:
             if self._current is link:
                 self._current = None
                 self._idle.set()
+
+
+async def _accept(listener: socket.socket) -> TcpLink:
+    while True:
+        try:
+            return await tcp.accept(listener)
+        except LinkDown:
+            continue
+        except OSError as error:
+            log.warning("cannot accept a connection: %s; trying again in 1 s", addresses.said(error))
+            await asyncio.sleep(ACCEPT_PAUSE)
+
+
+def _bound_to(listener: socket.socket) -> str:
+    return addresses.text(addresses.normalise(listener.getsockname()))
 
 
 def _replaces(new: TcpLink, current: TcpLink) -> bool:

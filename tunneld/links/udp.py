@@ -75,19 +75,19 @@ class UdpPeer:
             sock = udp.open_unbound() if self._bound is None else self._bound.dup()
         except OSError as error:
             raise LinkDown(addresses.said(error)) from None
+        source = FixedSource() if self._endpoints else FirstSender()
+        link = UdpLink(sock, source)
         try:
             async with asyncio.TaskGroup() as tasks:
-                if self._endpoints:
-                    source = FixedSource()
-                    link = UdpLink(sock, source)
+                if isinstance(source, FixedSource):
                     tasks.create_task(self._follow_endpoints(source, link, sock.family), name="follow")
                 else:
-                    first = FirstSender()
-                    link = UdpLink(sock, first)
-                    tasks.create_task(self._follow_senders(first, link), name="follow")
+                    tasks.create_task(self._follow_senders(source, link), name="follow")
                 tasks.create_task(self._pump.carry(link), name="carry")
         except* LinkDown as downs:
             raise LinkDown(str(downs.exceptions[0])) from None
+        finally:
+            link.close()  # a task that is cancelled before its first step leaves it open
 
     async def _follow_senders(self, source: FirstSender, link: UdpLink) -> NoReturn:
         self._state.become(State.LISTENING, f"waiting on udp {addresses.text(link.local)}")
@@ -103,8 +103,8 @@ class UdpPeer:
             await asyncio.sleep(TICK)
 
     async def _follow_endpoints(self, source: FixedSource, link: UdpLink, family: socket.AddressFamily) -> NoReturn:
+        self._state.become(State.CONNECTING, f"resolving {self._endpoints[0]}")
         for endpoint in itertools.cycle(self._endpoints):
-            self._state.become(State.CONNECTING, f"resolving {endpoint}", link=self._state.link)
             try:
                 source.address = _first_of(await addresses.resolve(endpoint), family)
             except LinkDown as down:
@@ -127,7 +127,7 @@ class UdpPeer:
             elif link.heard is not None and link.heard >= started:
                 self._state.become(State.UP, f"datagrams arrive from {endpoint}", link=str(link))
             else:
-                self._state.become(State.CONNECTING, f"{endpoint}: nothing heard yet", link=str(link))
+                self._state.become(State.CONNECTING, f"{endpoint}: nothing heard lately", link=str(link))
             await asyncio.sleep(TICK)
 
 
