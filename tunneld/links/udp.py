@@ -27,11 +27,12 @@ from tunneld.links.state import PeerState, State
 from tunneld.proto.backoff import Backoff
 from tunneld.proto.const import FIRST_SENDER_HOLD
 from tunneld.proto.errors import LinkDown
-from tunneld.proto.source import Address, FirstSender, FixedSource, Learned
+from tunneld.proto.source import Address, FirstSender, FixedSource, Released
 from tunneld.pump import Pump
 
 # How often the state is brought up to date, in seconds.
 TICK = 0.5
+HOLD = f"{FIRST_SENDER_HOLD:.0f} s"
 
 
 class UdpPeer:
@@ -94,25 +95,31 @@ class UdpPeer:
         while True:
             source.handle_timeout(self._clock())
             while (event := source.poll_event()) is not None:
-                who = addresses.text(event.address)
-                if isinstance(event, Learned):
-                    self._state.become(State.UP, f"{who} sent first and is the peer", link=str(link))
+                if isinstance(event, Released):
+                    who = addresses.text(event.address)
+                    self._state.become(State.LISTENING, f"{who} was silent for {HOLD} and is released")
+            if source.address is not None:
+                who = addresses.text(source.address)
+                if link.trouble:
+                    said = f"{who}: {link.trouble}; it stays the peer until {HOLD} of silence"
+                    self._state.become(State.LISTENING, said, link=str(link))
                 else:
-                    silence = f"{FIRST_SENDER_HOLD:.0f} s"
-                    self._state.become(State.LISTENING, f"{who} was silent for {silence} and is released")
+                    self._state.become(State.UP, f"{who} sent first and is the peer", link=str(link))
             await asyncio.sleep(TICK)
 
     async def _follow_endpoints(self, source: FixedSource, link: UdpLink, family: socket.AddressFamily) -> NoReturn:
         self._state.become(State.CONNECTING, f"resolving {self._endpoints[0]}")
         for endpoint in itertools.cycle(self._endpoints):
             try:
-                source.address = _first_of(await addresses.resolve(endpoint), family)
+                address = _first_of(await addresses.resolve(endpoint), family)
             except LinkDown as down:
                 delay = self._backoff.delay()
                 self._state.become(State.CONNECTING, f"{down}; trying again in {delay:.1f} s")
                 await asyncio.sleep(delay)
                 continue
             self._backoff.reset()
+            if address != source.address:
+                source.address, link.trouble = address, ""
             await self._until_silent(endpoint, link)
         raise AssertionError("an endless cycle has ended")
 
