@@ -17,20 +17,20 @@ _ICMPV6 |= {136: "neighbour advertisement", 143: "multicast report"}
 _TCP_FLAGS = "FSRPAU"
 
 
-def ethernet(frame: bytes) -> str:
-    """An Ethernet frame, as a TAP device or a cable carries it."""
+def ethernet(frame: bytes, shown: int = SHOWN) -> str:
+    """An Ethernet frame, as a TAP device or a cable carries it; of a payload, the first `shown` bytes."""
     if len(frame) < 14:
         return f"truncated frame, {len(frame)} bytes"
     kind = int.from_bytes(frame[12:14], "big")
     if kind in (_IPV4, _IPV6):
-        return ip(frame[14:])
+        return ip(frame[14:], shown)
     if kind == _ARP and len(frame) >= 42:
         return _arp(frame[14:42])
     return f"{frame[6:12].hex(':')} > {frame[:6].hex(':')} type {kind:#06x}, {len(frame)} bytes"
 
 
-def ip(packet: bytes) -> str:
-    """An IP packet of either version, as a TUN device carries it."""
+def ip(packet: bytes, shown: int = SHOWN) -> str:
+    """An IP packet of either version, as a TUN device carries it; of a payload, the first `shown` bytes."""
     version = packet[0] >> 4 if packet else 0
     if version == 4 and len(packet) >= 20:
         header = (packet[0] & 0x0F) * 4
@@ -38,32 +38,37 @@ def ip(packet: bytes) -> str:
         source, target = IPv4Address(packet[12:16]), IPv4Address(packet[16:20])
         if int.from_bytes(packet[6:8], "big") & 0x1FFF:
             return f"{source} > {target} fragment, {length} bytes"
-        return _transport(packet[9], f"{source}", f"{target}", packet[header : max(header, length)])
+        return _transport(packet[9], f"{source}", f"{target}", packet[header : max(header, length)], shown)
     if version == 6 and len(packet) >= 40:
         length = int.from_bytes(packet[4:6], "big")
         source6, target6 = IPv6Address(packet[8:24]), IPv6Address(packet[24:40])
         # Of the extension headers, only hop-by-hop (multicast reports) is usual enough to be looked through.
         if packet[6] == 0 and len(packet) >= 48:
             skipped = 8 + packet[41] * 8
-            return _transport(packet[40], f"{source6}", f"{target6}", packet[40 + skipped : 40 + length])
-        return _transport(packet[6], f"{source6}", f"{target6}", packet[40 : 40 + length])
-    return f"no IP packet, {len(packet)} bytes: {printable(packet)}"
+            return _transport(packet[40], f"{source6}", f"{target6}", packet[40 + skipped : 40 + length], shown)
+        return _transport(packet[6], f"{source6}", f"{target6}", packet[40 : 40 + length], shown)
+    return f"no IP packet, {len(packet)} bytes{_colon(packet, shown)}"
 
 
-def printable(data: bytes) -> str:
-    """The first bytes: in hexadecimal and, where they are ASCII, as they read."""
-    text = "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in data[:SHOWN])
-    return f"{data[:SHOWN].hex(' ')}  |{text}|" if data else ""
+def dump(data: bytes, width: int = SHOWN) -> list[str]:
+    """Lines of `width` bytes each: in hexadecimal and, where they are ASCII, as they read."""
+    lines = []
+    for at in range(0, len(data), width):
+        row = data[at : at + width]
+        text = "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in row)
+        lines.append(f"{row.hex(' '):<{3 * width - 1}}  |{text}|")
+    return lines
 
 
-def _transport(protocol: int, source: str, target: str, segment: bytes) -> str:
+def _transport(protocol: int, source: str, target: str, segment: bytes, shown: int) -> str:
     if protocol in (6, 17) and len(segment) >= (20 if protocol == 6 else 8):
         source_port, target_port = struct.unpack_from("!HH", segment)
         ends = f"{_with_port(source, source_port)} > {_with_port(target, target_port)}"
         if protocol == 17:
-            return _with_payload(f"{ends} UDP", segment[8:])
+            return f"{ends} UDP, {len(segment) - 8} bytes{_colon(segment[8:], shown)}"
         flags = "".join(letter for bit, letter in enumerate(_TCP_FLAGS) if segment[13] >> bit & 1)
-        return _with_payload(f"{ends} TCP {flags}", segment[(segment[12] >> 4) * 4 :])
+        payload = segment[(segment[12] >> 4) * 4 :]
+        return f"{ends} TCP {flags}, {len(payload)} bytes{_colon(payload, shown)}"
     names = {1: _ICMP, 58: _ICMPV6}.get(protocol)
     if names is not None and len(segment) >= 8:
         name = names.get(segment[0], f"type {segment[0]}")
@@ -75,8 +80,9 @@ def _with_port(address: str, port: int) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
-def _with_payload(text: str, payload: bytes) -> str:
-    return f"{text}, {len(payload)} bytes: {printable(payload)}" if payload else f"{text}, 0 bytes"
+def _colon(payload: bytes, shown: int) -> str:
+    first = payload[:shown]
+    return f": {dump(first, len(first))[0]}" if first else ""
 
 
 def _arp(body: bytes) -> str:

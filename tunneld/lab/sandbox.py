@@ -5,7 +5,9 @@ Call `enter` early, while the process still has one thread: a user namespace can
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import fcntl
 import os
 import socket
@@ -32,21 +34,29 @@ def enter() -> str:
 
     Raises SandboxUnavailableError; the process is then unchanged or should end.
     """
-    uid, gid = os.geteuid(), os.getegid()
-    privileged = uid == 0
-    flags = netns.CLONE_NEWNET | netns.CLONE_NEWNS
     try:
-        netns.unshare(flags if privileged else flags | netns.CLONE_NEWUSER)
-        if not privileged:
-            Path("/proc/self/setgroups").write_text("deny")
-            Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
-            Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
+        mode = _unshare()
         _mount(None, "/", None, MS_REC | MS_PRIVATE)
         _mount("tmpfs", "/run", "tmpfs", 0)
         lo_up()
     except OSError as error:
-        raise SandboxUnavailableError(_remedy(error, privileged)) from error
-    return "root" if privileged else "userns"
+        raise SandboxUnavailableError(_remedy(error)) from error
+    return mode
+
+
+def _unshare() -> str:
+    uid, gid = os.geteuid(), os.getegid()
+    flags = netns.CLONE_NEWNET | netns.CLONE_NEWNS
+    if uid == 0:
+        # A root without CAP_SYS_ADMIN, as in many containers, may still be allowed what every user is.
+        with contextlib.suppress(PermissionError):
+            netns.unshare(flags)
+            return "root"
+    netns.unshare(flags | netns.CLONE_NEWUSER)
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
+    Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
+    return "userns"
 
 
 def lo_up() -> None:
@@ -64,12 +74,14 @@ def _mount(source: str | None, target: str, kind: str | None, flags: int) -> Non
         raise OSError(errno, os.strerror(errno), target)
 
 
-def _remedy(error: OSError, privileged: bool) -> str:
-    if privileged:
-        return f"cannot make namespaces ({error}); in a container, add the capability SYS_ADMIN"
-    if Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").exists():
+def _remedy(error: OSError) -> str:
+    refused = f"this machine does not let us make namespaces: {error.strerror}"
+    if error.errno == errno.ENOSPC:
         return (
-            f"this system forbids namespaces without root ({error}); run as root, or: "
-            "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0"
+            f"{refused}; raise the limits: sudo sysctl user.max_user_namespaces=10000 user.max_net_namespaces=10000"
         )
-    return f"this system forbids namespaces without root ({error}); run the same command as root"
+    if os.geteuid() == 0:
+        return f"{refused}; in a container, start it with --cap-add SYS_ADMIN --cap-add NET_ADMIN"
+    if Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").exists():
+        return f"{refused}; run as root, or: sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0"
+    return f"{refused}; run the same command as root"

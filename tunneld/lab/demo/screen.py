@@ -1,0 +1,120 @@
+"""How the demo looks: one line per step, rewritten while it goes on a terminal, written once in a pipe."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TextIO
+
+from tunneld.edge import clock
+
+LABEL = 12  # columns for the name of a step
+
+_STYLES = {"bold": "1", "dim": "2", "good": "32", "bad": "31", "alarm": "33"}
+_PLAIN_MARKS = {"✓": "ok", "✗": "FAILED", "…": ".."}
+_PLAIN_LINES = str.maketrans("─│┌┐└┘├┤═█░", "-|++++++=#.") | str.maketrans({"→": "->", "←": "<-", "…": "..."})
+
+
+class Screen:
+    """`live` rewrites the line of the step that runs; without `unicode` everything is ASCII."""
+
+    def __init__(self, stream: TextIO, *, live: bool, colour: bool, unicode: bool) -> None:
+        self.passed = 0
+        self.live = live
+        self._stream = stream
+        self._colour = colour
+        self._unicode = unicode
+
+    @classmethod
+    def of(cls, stream: TextIO, environ: Mapping[str, str]) -> Screen:
+        """What suits the stream: colours and live lines only on a terminal, colours not with NO_COLOR."""
+        terminal = stream.isatty() and environ.get("TERM", "dumb") != "dumb"
+        unicode = (stream.encoding or "").lower().replace("-", "") == "utf8"
+        return cls(stream, live=terminal, colour=terminal and not environ.get("NO_COLOR"), unicode=unicode)
+
+    def say(self, text: str = "", style: str = "") -> None:
+        """A line."""
+        self._write(self._styled(self._fit(text), style) + "\n")
+
+    def heading(self, text: str) -> None:
+        self.say()
+        self.say(text, "bold")
+
+    def detail(self, text: str, style: str = "") -> None:
+        """A line below a step."""
+        self.say(" " * 8 + text, style)
+
+    def step(self, name: str) -> Step:
+        """A step that begins now; a context manager."""
+        return Step(self, name)
+
+    def show(self, mark: str, name: str, text: str, style: str) -> None:
+        """The line of a step, instead of its live line."""
+        shown = mark if self._unicode else _PLAIN_MARKS[mark]
+        gap = " " * max(1, LABEL - len(name))
+        self._write(
+            f"{self._erase()}  {self._styled(shown, style)} {self._styled(name, 'bold')}{gap}{self._fit(text)}\n"
+        )
+
+    def show_live(self, name: str, text: str) -> None:
+        """The line of a step that goes on. It must not wrap, or it could not be rewritten."""
+        if self.live:
+            line = f"  {'…' if self._unicode else '..'} {name:<{LABEL}}{self._fit(text)}"
+            self._write(self._erase() + line[: shutil.get_terminal_size().columns - 1])
+
+    def clear(self) -> None:
+        """Take the live line away."""
+        self._write(self._erase())
+
+    def _erase(self) -> str:
+        return "\r\x1b[K" if self.live else ""
+
+    def _fit(self, text: str) -> str:
+        return text if self._unicode else text.translate(_PLAIN_LINES).encode("ascii", "replace").decode()
+
+    def _styled(self, text: str, style: str) -> str:
+        return f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if self._colour and style else text
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()
+
+
+class Step:
+    """One step: `progress` while it goes on, `result` before it ends. An exception that leaves it is its failure."""
+
+    def __init__(self, screen: Screen, name: str) -> None:
+        self.result = ""
+        self._screen = screen
+        self._name = name
+        self._began = clock.now()
+
+    def __enter__(self) -> Step:
+        self._screen.show_live(self._name, "")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._screen.passed += 1
+            self._screen.show("✓", self._name, self.result, "good")
+        elif isinstance(error, (KeyboardInterrupt, asyncio.CancelledError)):
+            self._screen.clear()
+        else:
+            waited = (
+                f"nothing happened for {clock.now() - self._began:.0f} s" if isinstance(error, TimeoutError) else ""
+            )
+            self._screen.show("✗", self._name, str(error) or waited or type(error).__name__, "bad")
+
+    def progress(self, text: str) -> None:
+        """What is to be seen right now."""
+        self._screen.show_live(self._name, text)
+
+
+def bar(share: float, width: int = 24) -> str:
+    """A progress bar; `share` is 0..1."""
+    filled = round(share * width)
+    return "█" * filled + "░" * (width - filled)
