@@ -1,0 +1,209 @@
+"""What README, docs/ and man/ say is what the code does."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import missing
+from tunneld import __version__
+from tunneld.cli.completion import walk
+from tunneld.cli.main import parser
+from tunneld.config import load as config_load
+from tunneld.lab import ping, topology
+from tunneld.lab.daemon import Daemon
+from tunneld.proto import framing
+from tunneld.proto.errors import Reason
+from tunneld.proto.framing import StreamDecoder
+from tunneld.proto.plain import PlainDatagramTunnel, PlainTunnel, opener_rank
+
+ROOT = Path(__file__).resolve().parent.parent
+MANUAL = (ROOT / "man/tunneld.8").read_text()
+KEYS = (ROOT / "man/tunneld.toml.5").read_text()
+OPERATING = (ROOT / "docs/OPERATING.md").read_text()
+VECTORS = json.loads((ROOT / "docs/vectors/plain.json").read_text())
+
+
+# --- the README
+
+
+def blocks(text: str) -> list[str]:
+    """The shell blocks of a page."""
+    return re.findall(r"^```sh\n(.*?)^```$", text, flags=re.S | re.M)
+
+
+async def test_the_two_hosts_of_the_readme_reach_each_other(namespaces):
+    """
+    left 192.0.2.1 eth0 ── eth0 192.0.2.2 right, and between their tun0: 192.168.50.1 and 192.168.50.2
+    """
+    scripts = blocks((ROOT / "README.md").read_text())
+    assert len(scripts) == 2
+    async with topology.Lab.open() as lab:
+        hosts = await topology.pair(lab)
+        for host, script in zip((hosts.left, hosts.right), scripts, strict=True):
+            *writing, run = script.replace("/etc/tunneld/", f"{host.run_dir}/").splitlines()
+            assert run == "tunneld run office"
+            assert (await host.run(["sh", "-ec", "\n".join(writing)])).output == ""
+            text = (host.run_dir / "office.toml").read_text()
+            await Daemon.start(host, text, name="office").wait_ready()
+        await ping.wait_reachable(hosts.left, "192.168.50.2")
+        assert (await ping.ping(hosts.right, "192.168.50.1")).lost == 0
+
+
+def test_the_changelog_begins_with_this_version():
+    versions = re.findall(r"^## \[?(\d+\.\d+\.\d+)", (ROOT / "CHANGELOG.md").read_text(), flags=re.M)
+    assert versions[0] == __version__
+
+
+# --- the man pages
+
+
+@pytest.mark.parametrize("page", sorted(path.name for path in (ROOT / "man").iterdir()))
+def test_man_page_is_clean(page):
+    assert groff((ROOT / "man" / page).read_text()) == ""
+
+
+def test_an_unclean_man_page_is_noticed():
+    assert "BOLD" in groff(".TH A 1\n.SH NAME\n.BOLD x\n")
+
+
+def groff(text: str) -> str:
+    """What the formatter has to complain about."""
+    if shutil.which("groff") is None:
+        missing("groff is not installed: apt-get install man-db")
+    command = ["groff", "-man", "-Tutf8", "-Kutf8", "-ww", "-z"]
+    return subprocess.run(command, input=text, capture_output=True, text=True, check=False).stderr
+
+
+@pytest.mark.parametrize("page", [MANUAL, KEYS])
+def test_man_page_is_of_this_version(page):
+    assert f'"tunneld {__version__.rpartition(".")[0]}"' in page
+
+
+def test_every_verb_and_flag_is_in_the_manual_and_back():
+    commands = {" ".join(command.path): command for command in walk(parser())}
+    final = {path for path in commands if path and not any(other.startswith(f"{path} ") for other in commands)}
+    assert {verb: described_flags(section) for verb, section in sections(MANUAL).items()} == {
+        path: set(commands[path].flags) - {"-h", "--help"} for path in final
+    }
+
+
+def test_the_synopsis_of_a_verb_names_the_flags_that_follow():
+    for verb, section in sections(MANUAL).items():
+        synopsis, _, rest = section.partition("\n")
+        assert flags(synopsis) == described_flags(rest), verb
+
+
+def sections(page: str) -> dict[str, str]:
+    """The sections of the verbs: by verb, the synopsis without the verb and what follows."""
+    found = re.findall(r"^\.SS tunneld ((?:[a-z]+ )*[a-z]+)(?![a-z|])(.*?)(?=^\.S[HS])", plain(page), flags=re.S | re.M)
+    return dict(found)
+
+
+def flags(text: str) -> set[str]:
+    return set(re.findall(r"(?<![\w-])--?[a-z]+", text))
+
+
+def described_flags(section: str) -> set[str]:
+    """The flags that have a paragraph of their own."""
+    return set(re.findall(r"^\.TP\n\.B (--?[a-z]+)$", section, flags=re.M))
+
+
+def plain(page: str) -> str:
+    return page.replace(r"\-", "-").replace(r"\(dq", '"')
+
+
+def test_every_key_is_in_the_manual_and_back():
+    titles = {"_tunnel": "[tunnel]", "_interface": "[interface]", "_network": "[network]", "_peer": "[[peer]]"}
+    assert documented_keys(KEYS) == {title: taken_keys(function) for function, title in titles.items()}
+
+
+def documented_keys(page: str) -> dict[str, set[str]]:
+    found = re.findall(r"^\.SS (\[.*?\]+)\n(.*?)(?=^\.S[HS])", plain(page), flags=re.S | re.M)
+    return {title: set(re.findall(r"^\.TP\n\.B (\w+)$", body, flags=re.M)) for title, body in found}
+
+
+def taken_keys(function: str) -> set[str]:
+    """The keys that a function of config/load.py takes out of its section."""
+    tree = ast.parse(inspect.getsource(getattr(sys.modules[config_load.__module__], function)))
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute))
+    return {call.args[0].value for call in calls if call.func.attr in ("take", "take_list")}
+
+
+def test_the_example_of_the_manual_has_no_fault(tmp_path):
+    example = re.search(r"^\.nf\n(.*?)^\.fi$", plain(KEYS), flags=re.S | re.M)
+    path = tmp_path / "example.toml"
+    path.write_text(example[1])
+    path.chmod(0o600)
+    assert config_load(path).warnings == ()
+
+
+# --- docs/OPERATING.md
+
+
+def test_every_drop_reason_is_explained_and_back():
+    explained = re.findall(r"^\| `([a-z-]+)` \|", OPERATING, flags=re.M)
+    assert sorted(explained) == sorted(reason.value for reason in Reason)
+
+
+# --- docs/vectors
+
+
+def octets(pieces: list) -> bytes:
+    return b"".join(
+        bytes.fromhex(piece) if isinstance(piece, str) else bytes.fromhex(piece["byte"]) * piece["count"]
+        for piece in pieces
+    )
+
+
+def named(vectors: list[dict]) -> list:
+    return [pytest.param(vector, id=vector["name"].replace(" ", "-")) for vector in vectors]
+
+
+@pytest.mark.parametrize("step", [1, 2, 7, 1 << 20])
+@pytest.mark.parametrize("vector", named(VECTORS["streams"]))
+def test_stream_vector(vector, step):
+    stream, decoder, records = octets(vector["stream"]), StreamDecoder(), []
+    for at in range(0, len(stream), step):
+        part = stream[at : at + step]
+        decoder.space()[: len(part)] = part
+        records += map(bytes, decoder.received_untrusted(len(part)))
+    assert records == [octets(record) for record in vector["records"]]
+    assert decoder.pending == vector["pending"]
+
+
+@pytest.mark.parametrize("vector", named(VECTORS["datagrams"]))
+def test_datagram_vector(vector):
+    records, fault = framing.split_untrusted(octets(vector["datagram"]))
+    assert [bytes(record) for record in records] == [octets(record) for record in vector["records"]]
+    assert (fault and fault.reason.value) == vector["fault"]
+
+
+@pytest.mark.parametrize("vector", named(VECTORS["deliveries"]))
+def test_delivery_vector(vector):
+    tunnel = PlainTunnel(max_packet=vector["max_packet"])
+    packets = tunnel.to_packets_untrusted([memoryview(octets(record)) for record in vector["records"]])
+    assert [bytes(packet) for packet in packets] == [octets(packet) for packet in vector["delivered"]]
+    assert tunnel.drops == Counter({Reason(reason): count for reason, count in vector["drops"].items()})
+
+
+@pytest.mark.parametrize("vector", named(VECTORS["sendings"]))
+def test_sending_vector(vector):
+    packets = [octets(packet) for packet in vector["packets"]]
+    assert framing.encode(PlainTunnel(max_packet=1500).to_messages(packets)) == octets(vector["stream"])
+    assert PlainDatagramTunnel(max_packet=1500).to_messages(packets) == [octets(one) for one in vector["datagrams"]]
+
+
+@pytest.mark.parametrize("vector", named(VECTORS["ties"]))
+def test_tie_vector(vector):
+    stays, goes = (opener_rank(tuple(vector[which])) for which in ("stays", "goes"))
+    assert stays < goes
