@@ -54,6 +54,7 @@ class Status(TypedDict):
     state: str  # down, listening, connecting or up
     reason: str
     since: float  # seconds in this state
+    uptime: float  # seconds since the start
     peer: PeerStatus
     counters: dict[str, int]  # (device_read|device_written)_(packets|bytes), link_(sent|received)_(messages|bytes)
     drops: dict[str, int]  # by the value of their Reason
@@ -112,8 +113,8 @@ class ControlServer:
     """Answers requests `{"request": NAME}` with what `handlers[NAME]()` returns, on the running loop.
 
     Use as an async context manager, or `start` and `close`. Only root, the own user and members of the own group are
-    answered. What clients can cost is bounded: their number, what each sends, and how long it takes. An answer may
-    have up to 64 KiB; a client has `idle` seconds to ask. A handler that raises is a bug: the loop's exception handler gets it.
+    answered. What clients can cost is bounded: their number, what each sends, and how long it takes (`idle` seconds).
+    An answer may have up to 64 KiB. A handler that raises is a bug: the loop's exception handler gets it.
     """
 
     def __init__(self, path: Path, handlers: Mapping[str, Handler], *, idle: float = IDLE_SECONDS) -> None:

@@ -80,6 +80,7 @@ def lines(status: Status, colourful: bool = False) -> Iterable[str]:
     yield f"  interface: {status['interface']} ({status['mode']}{mtu})"
     state = paint(status["state"], STATE_COLOURS.get(status["state"], "0"))
     yield f"  state: {state} for {_duration(status['since'])}: {printable(status['reason'])}"
+    yield f"  uptime: {_duration(status['uptime'])}"
     yield ""
     yield f"{paint('peer', '1')}: {paint(printable(peer['name']), '33')}"
     yield f"  endpoint: {printable(peer['endpoint'] or '(it comes to us)')}"
