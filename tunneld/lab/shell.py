@@ -68,8 +68,12 @@ class Session:
                 finally:
                     await shell.kill()
 
-    async def type(self, command: str, key: Callable[[str], None] = lambda key: None) -> Typed:
-        """Type a command key by key, each after the echo of the one before; `key` is told each.
+    async def type(
+        self, command: str, *, pause: float = 0.0, progress: Callable[[str], None] = lambda typed: None
+    ) -> Typed:
+        """Type a command key by key, each after the echo of the one before and a `pause` in seconds.
+
+        `progress` is told what has been typed and echoed so far.
 
         Raises TimeoutError, ConnectionError.
         """
@@ -80,7 +84,8 @@ class Session:
                 self._socket.send(letter.encode())
                 await self._read_until(letter)
                 echoes.append(clock.now() - began)
-                key(letter)
+                progress(command[: len(echoes)])
+                await asyncio.sleep(pause)
             self._socket.send(b"\n")
             answer = await self._read_until(PROMPT)
         return Typed(answer.removesuffix(PROMPT).strip(), tuple(echoes))

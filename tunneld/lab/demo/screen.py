@@ -10,6 +10,7 @@ from typing import TextIO
 
 from tunneld.edge import clock
 
+FRAME = 0.05  # seconds between two live lines of a step: more is not seen, and costs on a slow terminal
 LABEL = 12  # columns for the name of a step
 
 _STYLES = {"bold": "1", "dim": "2", "good": "32", "bad": "31", "alarm": "33"}
@@ -90,6 +91,7 @@ class Step:
         self._screen = screen
         self._name = name
         self._began = clock.now()
+        self._shown = -FRAME
 
     def __enter__(self) -> Step:
         self._screen.show_live(self._name, "")
@@ -110,8 +112,11 @@ class Step:
             self._screen.show("✗", self._name, str(error) or waited or type(error).__name__, "bad")
 
     def progress(self, text: str) -> None:
-        """What is to be seen right now."""
-        self._screen.show_live(self._name, text)
+        """What is to be seen right now, unless another line was shown within a FRAME."""
+        now = clock.now()
+        if now - self._shown >= FRAME:
+            self._shown = now
+            self._screen.show_live(self._name, text)
 
 
 def bar(share: float, width: int = 24) -> str:

@@ -96,14 +96,7 @@ def _show_share(step: Step, received: int) -> None:
 async def _session(screen: Screen, hosts: Pair) -> None:
     with screen.step("session") as step:
         async with Session.open(hosts.left, hosts.right, (RIGHT, 7022)) as session:
-            line = "$ "
-
-            def typed(key: str) -> None:
-                nonlocal line
-                line += key
-                step.progress(line)
-
-            done = await session.type(COMMAND, typed)
+            done = await session.type(COMMAND, pause=0.03, progress=lambda typed: step.progress(f"$ {typed}"))
         expect(done.answer == "this is right", f"{COMMAND!r} answered {done.answer!r}")
         mean = sum(done.echoes) / len(done.echoes)
         step.result = f"$ {COMMAND} → {done.answer} ({len(done.echoes)} keys, echo in {ms(mean)} ms)"
