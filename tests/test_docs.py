@@ -105,7 +105,9 @@ def test_the_synopsis_of_a_verb_names_the_flags_that_follow():
 
 def sections(page: str) -> dict[str, str]:
     """The sections of the verbs: by verb, the synopsis without the verb and what follows."""
-    found = re.findall(r"^\.SS tunneld ((?:[a-z]+ )*[a-z]+)(?![a-z|])(.*?)(?=^\.S[HS])", plain(page), flags=re.S | re.M)
+    found = re.findall(
+        r"^\.SS tunneld ((?:[a-z]+ )*[a-z]+)(?![a-z|])(.*?)(?=^\.S[HS])", plain(page), flags=re.S | re.M
+    )
     return dict(found)
 
 
@@ -151,7 +153,8 @@ def test_the_example_of_the_manual_has_no_fault(tmp_path):
 
 
 def test_every_drop_reason_is_explained_and_back():
-    explained = re.findall(r"^\| `([a-z-]+)` \|", OPERATING, flags=re.M)
+    section = OPERATING.partition("\n## Drops")[2].partition("\n## ")[0]
+    explained = re.findall(r"^\| `([a-z-]+)` \|", section, flags=re.M)
     assert sorted(explained) == sorted(reason.value for reason in Reason)
 
 
