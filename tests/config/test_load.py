@@ -65,6 +65,8 @@ BAD: list[tuple[str, str | bytes, list[str]]] = [
      ['1: "listen": stands before the first section; move it below [tunnel]']),
     ("10 unknown section", instead(5, "[interfaces]"),
      ["5: [interfaces]: unknown section; did you mean [interface]?"]),
+    ("10 unknown section with the endpoint", instead(9, "[[peers]]").replace('listen = "[::]:55555"\n', ""),
+     ["8: [peers]: unknown section; did you mean [[peer]]?"]),
     ("10 single brackets", instead(9, "[peer]"), ["9: [peer]: write [[peer]] with double brackets"]),
     ("10 double brackets", instead(1, "[[tunnel]]"), ["1: [[tunnel]]: write [tunnel] with single brackets, once"]),
     ("11 text for a number", after(6, 'mtu = "1420"'),

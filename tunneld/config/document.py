@@ -80,9 +80,13 @@ class Document:
 
     def fault(self, path: KeyPath, message: str, key: str | None = None) -> None:
         """Add a fault at `path`; its key is the last name of the path unless `key` says otherwise."""
-        self._faulty.update(path[:end] for end in range(1, len(path) + 1))
+        self.excuse(path)
         named = next((part for part in reversed(path) if isinstance(part, str)), "")
         self.faults.add(self.line_of(path), named if key is None else key, message)
+
+    def excuse(self, path: KeyPath) -> None:
+        """Let `path` count as faulty, because a fault elsewhere is about it."""
+        self._faulty.update(path[:end] for end in range(1, len(path) + 1))
 
     def faulty(self, *path: str | int) -> bool:
         """Whether `path`, or anything inside it, has a fault already."""

@@ -46,7 +46,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}")
 
 
 def load(path: Path, look_up: Callable[[Endpoint], None] | None = None) -> Config:
-    """The configuration in `path`. Reads that file and nothing else, and changes nothing.
+    """The configuration in `path`. Reads that file, asks /proc what this process may do, and changes nothing.
 
     `look_up` is called with each endpoint that is a name and raises OSError when nobody knows it. Raises
     ConfigErrors with every fault that the file has.
@@ -66,18 +66,16 @@ def load(path: Path, look_up: Callable[[Endpoint], None] | None = None) -> Confi
 
 def _config(path: Path, document: Document) -> tuple[Config, tuple[PeerConfig, ...]]:
     """What the file says, with defaults in place of faulty values, and all its peers."""
-    meant = _check_sections(document)
-    tunnel, secrets = _tunnel(document, required="tunnel" not in meant)
-    interface = _interface(document, required="interface" not in meant)
+    _check_sections(document)
+    tunnel, secrets = _tunnel(document)
+    interface = _interface(document)
     network = _network(document)
     peers = _peers(document, secrets)
     first = peers[0] if peers else PeerConfig(name="peer")
     return Config(path.stem, path, tunnel, interface, network, first), peers
 
 
-def _check_sections(document: Document) -> set[str]:
-    """Report what is no section; returns the sections that were meant by a wrong name."""
-    meant = set()
+def _check_sections(document: Document) -> None:
     for key, value in document.values.items():
         if key in _KEYS:
             continue
@@ -89,10 +87,10 @@ def _check_sections(document: Document) -> set[str]:
             document.fault((key,), "this version cannot do that yet; remove the section", key=f"[{key}]")
         else:
             near = nearest(key, [*_KEYS, *_SECTIONS_LATER])
-            meant.add(near)
-            hint = f"did you mean [{near}]?" if near else "there are [tunnel], [interface], [network] and [[peer]]"
+            document.excuse((near,))
+            there = {"": "there are [tunnel], [interface], [network] and [[peer]]", "peer": "did you mean [[peer]]?"}
+            hint = there.get(near, f"did you mean [{near}]?")
             document.fault((key,), f"unknown section; {hint}", key=f"[{key}]")
-    return meant
 
 
 def _section(document: Document, name: str) -> Table:
@@ -106,7 +104,7 @@ def _section(document: Document, name: str) -> Table:
     return Table(document, (name,), value)
 
 
-def _tunnel(document: Document, *, required: bool) -> tuple[TunnelConfig, str]:
+def _tunnel(document: Document) -> tuple[TunnelConfig, str]:
     """The section, and what to say of keys and ciphers: nothing where the wrong protocol is the fault."""
     table = _section(document, "tunnel")
     faulty = document.faulty("tunnel")
@@ -118,13 +116,13 @@ def _tunnel(document: Document, *, required: bool) -> tuple[TunnelConfig, str]:
         listen=table.take("listen", fields.listen, None),
     )
     later = {**dict.fromkeys(_SECRETS, secrets), "netns": _LATER}
-    table.close(later, _HOMES, {"protocol": _PROTOCOL} if required and not faulty else {})
+    table.close(later, _HOMES, {} if faulty else {"protocol": _PROTOCOL})
     return tunnel, secrets
 
 
-def _interface(document: Document, *, required: bool) -> InterfaceConfig:
+def _interface(document: Document) -> InterfaceConfig:
     if "interface" not in document.values:
-        if required:
+        if not document.faulty("interface"):
             message = "no [interface] section; add it with a name and addresses"
             document.fault(("interface",), message, key="[interface]")
         return InterfaceConfig(name="", mode="tun")
