@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from tunneld.links.state import PeerState, State
+
+
+@pytest.fixture
+def peer():
+    clock = iter(range(100, 200)).__next__
+    changes = []
+    peer = PeerState("berlin", clock, lambda: changes.append(peer.state))
+    return peer, changes
+
+
+def test_it_begins_down(peer):
+    state, changes = peer
+    assert (state.state, state.reason, state.since, state.link) == (State.DOWN, "starting", 100, None)
+    assert changes == []
+
+
+def test_each_change_is_one_line_and_one_call(peer, caplog):
+    caplog.set_level(logging.INFO)
+    state, changes = peer
+    state.become(State.UP, "connected", link="tcp a → b")
+    assert (state.state, state.reason, state.since, state.link) == (State.UP, "connected", 101, "tcp a → b")
+    assert changes == [State.UP]
+    assert caplog.messages == ["peer berlin: up: connected"]
+
+
+def test_no_change_is_silent(peer, caplog):
+    caplog.set_level(logging.INFO)
+    state, changes = peer
+    for _ in range(3):
+        state.become(State.UP, "connected", link="tcp a → b")
+    assert len(changes) == len(caplog.messages) == 1
+
+
+def test_a_new_reason_is_told_but_does_not_count_as_a_new_state(peer):
+    state, changes = peer
+    state.become(State.CONNECTING, "refused")
+    since = state.since
+    state.become(State.CONNECTING, "timed out")
+    assert state.since == since
+    assert state.reason == "timed out"
+    assert len(changes) == 2
+
+
+def test_the_link_is_forgotten_with_the_state(peer):
+    state, _ = peer
+    state.become(State.UP, "connected", link="tcp a → b")
+    state.become(State.CONNECTING, "closed")
+    assert state.link is None
