@@ -6,7 +6,10 @@ Every rule is a function from what it judges to its complaints, and is shown her
 from __future__ import annotations
 
 import ast
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -281,6 +284,21 @@ def test_a_module_without_test_and_a_test_without_module_are_noticed():
         "tunneld.edge.tcp has no tests/edge/test_tcp.py",
         "tests/edge/test_tpc.py tests no module of its name",
     ]
+
+
+def test_every_branch_of_proto_is_covered_by_its_own_tests(tmp_path):
+    environment = {**os.environ, "COVERAGE_FILE": str(tmp_path / "coverage")}
+
+    def coverage(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "coverage", *words]
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+    tests = coverage(
+        "run", "--branch", "--source=tunneld.proto", "-m", "pytest", "-p", "no:cacheprovider", "tests/proto"
+    )
+    assert tests.returncode == 0, tests.stdout
+    report = coverage("report", "--fail-under=100", "--show-missing", "--skip-covered")
+    assert report.returncode == 0, report.stdout
 
 
 def test_no_exception_outlives_its_reason():
