@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
+import errno
 import inspect
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -150,6 +153,32 @@ def test_the_example_of_the_manual_has_no_fault(tmp_path):
 
 
 # --- docs/OPERATING.md
+
+
+def test_the_log_lines_that_are_explained_are_those_that_are_written():
+    section = OPERATING.partition("\n## What the log says")[2].partition("\n## ")[0]
+    explained = re.findall(r"^\| `(.+?)` \|", section, flags=re.M)
+    assert len(explained) > 20
+    assert [line for line in explained if not is_written(line)] == []
+
+
+def test_a_log_line_that_nobody_writes_is_noticed():
+    assert is_written("peer NAME: connecting: … Connection refused …")
+    assert not is_written("peer NAME: connecting: the gods are against us")
+
+
+def is_written(line: str) -> bool:
+    """Whether each piece of a line between its placeholders stands in a string of the source, or is the system's."""
+    said = re.sub(r"^peer NAME: (listening|connecting|up|down): ", "", line)
+    pieces = [piece.strip(" :;()") for piece in re.split(r"…|NAME|IF|HOST:PORT|60 s", said)]
+    return all(any(piece in text for text in sayings()) for piece in pieces)
+
+
+@cache
+def sayings() -> list[str]:
+    trees = [ast.parse(path.read_text()) for path in sorted((ROOT / "tunneld").rglob("*.py"))]
+    constants = (node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    return [*(text for text in constants if isinstance(text, str)), *map(os.strerror, errno.errorcode)]
 
 
 def test_every_drop_reason_is_explained_and_back():
