@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,10 +25,14 @@ def alive(pid: int) -> bool:
         return False
 
 
-async def gone(pid: int) -> None:
+async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(5):
-        while alive(pid):
+        while not condition():  # noqa: ASYNC110 (no event tells of it)
             await asyncio.sleep(0.01)
+
+
+async def gone(pid: int) -> None:
+    await until(lambda: not alive(pid))
 
 
 async def test_it_runs_inside_the_namespace_and_its_output_is_kept(host):
@@ -53,9 +58,7 @@ async def test_waiting_has_a_bound_and_leaves_it_running(host):
 
 async def test_one_that_ignores_sigterm_is_killed(host):
     child = host.spawn(["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 60; done"], name="deaf")
-    async with asyncio.timeout(5):
-        while not child.output():
-            await asyncio.sleep(0.01)
+    await until(child.output)
     assert await child.stop(timeout=0.1) == -signal.SIGKILL
 
 
@@ -92,7 +95,7 @@ async def test_it_dies_with_us_even_when_we_are_killed(host):
         """
     )
     argv = [sys.executable, "-c", script, str(host.run_dir / "log")]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as parent:
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as parent:  # noqa: ASYNC220
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
         assert alive(pid)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
-from ipaddress import ip_interface
+from ipaddress import IPv6Address, IPv6Interface, ip_interface
 from pathlib import Path
 
 from tunneld.lab.host import Host
 from tunneld.netcfg.kernel import Kernel
 from tunneld.netcfg.operation import IFA_F_NODAD, AddressAdd, BridgeAdd, LinkSet, PortJoin
 
+WITHOUT_NEIGHBOURS = ("", "00:00:00:00:00:00")  # what a TUN device and lo have for a MAC
 HAS_IPV6 = Path("/proc/sys/net/ipv6").exists()  # absent with ipv6.disable=1 on the kernel's command line
 
 
@@ -29,11 +31,16 @@ async def set_state(host: Host, link: str, state: str) -> None:
 
 
 async def give(host: Host, link: str, *addresses: str) -> None:
-    """Addresses with their prefix lengths, usable at once. Raises KernelError."""
+    """Addresses with their prefix lengths, on a link that is up; usable when this returns. Raises KernelError."""
+    interfaces = [ip_interface(address) for address in addresses]
     async with Kernel.open(host.namespace) as kernel:
-        for address in addresses:
-            flags = IFA_F_NODAD if ":" in address else 0
-            await kernel.execute(AddressAdd(link, ip_interface(address), flags=flags, protocol=0))
+        for each in interfaces:
+            flags = IFA_F_NODAD if each.version == 6 else 0
+            await kernel.execute(AddressAdd(link, each, flags=flags, protocol=0))
+    if mac(host, link) not in WITHOUT_NEIGHBOURS:
+        for each in interfaces:
+            if isinstance(each, IPv6Interface):
+                await _wait_solicitable(host, link, each.ip)
 
 
 async def bridge(host: Host, name: str, *ports: str) -> None:
@@ -49,6 +56,19 @@ async def route(host: Host, destination: str, gateway: str) -> None:
     """Reach the prefix `destination` by way of `gateway`. Raises NetlinkError."""
     async with Kernel.open(host.namespace) as kernel:
         await kernel.ipr.route("add", dst=destination, gateway=gateway)
+
+
+async def _wait_solicitable(host: Host, link: str, address: IPv6Address, timeout: float = 5.0) -> None:
+    """Wait until the host hears who asks for `address`: the kernel joins the group for that a moment later."""
+    group = f"ff0200000000000000000001ff{int(address) & 0xFFFFFF:06x}"
+
+    def joined() -> bool:
+        rows = Path("/proc/thread-self/net/igmp6").read_text().splitlines()
+        return any(row.split()[1:3] == [link, group] for row in rows)
+
+    async with asyncio.timeout(timeout):
+        while not host.call(joined):  # noqa: ASYNC110 (the kernel announces it nowhere)
+            await asyncio.sleep(0.001)
 
 
 def forward(host: Host) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
+import operator
 import random
 import socket
 import struct
@@ -59,17 +60,20 @@ async def transfer(
     target: Path,
     address: Address,
     *,
+    via: Address | None = None,
     timeout: float = 60.0,
     progress: Callable[[int], None] = lambda received: None,
 ) -> Transfer:
     """Send the file `source` over TCP to `address` on `receiver`, which writes `target`.
 
-    `progress` is told how many bytes have arrived. Raises OSError, TimeoutError.
+    `via` is where the sender connects to instead: a relay. `progress` is told how many bytes have arrived.
+
+    Raises OSError, TimeoutError.
     """
     with sockets.tcp_listener(receiver, address) as listener:
         async with asyncio.timeout(timeout):
             began = clock.now()
-            with await sockets.tcp_connect(sender, address) as sending:
+            with await sockets.tcp_connect(sender, via or address) as sending:
                 await readable(listener.fileno())
                 receiving, _ = listener.accept()
                 with receiving:
@@ -87,7 +91,7 @@ def digest(path: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Blast:
-    """Datagrams sent; different ones received; received again; overtaken by a later one; damaged."""
+    """Datagrams sent; different ones received; received again; overtaken by a later one; damaged, and lost so."""
 
     sent: int
     received: int
@@ -105,6 +109,7 @@ async def blast(
     receiver: Host,
     address: Address,
     *,
+    via: Address | None = None,
     count: int,
     size: int = 1000,
     gap: float = 0.0,
@@ -112,11 +117,12 @@ async def blast(
 ) -> Blast:
     """`count` numbered UDP datagrams of `size` bytes (at least 4), `gap` seconds apart, to `address` on `receiver`.
 
-    It ends when nothing has arrived for `quiet` seconds after the last was sent. Raises OSError.
+    `via` is where the sender sends to instead: a relay. It ends when nothing has arrived for `quiet` seconds after
+    the last was sent. Raises OSError.
     """
     seen: list[int] = []
     corrupted = 0
-    with sockets.udp(receiver, bind=address) as receiving, sockets.udp(sender, connect=address) as sending:
+    with sockets.udp(receiver, bind=address) as receiving, sockets.udp(sender, connect=via or address) as sending:
         receiving.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
         for number in range(count):
             await _send_datagram(sending, _numbered(number, size))
@@ -129,7 +135,7 @@ async def blast(
         sent=count,
         received=len(distinct),
         duplicated=len(seen) - len(distinct),
-        reordered=sum(later < earlier for earlier, later in itertools.pairwise(seen)),
+        reordered=sum(map(operator.lt, seen, itertools.accumulate(seen, max))),
         corrupted=corrupted,
     )
 

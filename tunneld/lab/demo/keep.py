@@ -24,7 +24,7 @@ def enter_command(pid: int, mode: str) -> str:
 
 async def wait(screen: Screen, lab: Lab, mode: str, stdin: TextIO) -> None:
     """Say how to enter the hosts, then wait for Enter, or without a terminal for a signal."""
-    screen.heading("The hosts stay. Enter one from another terminal:")
+    screen.heading("The hosts stay. These start a shell in one, from another terminal:")
     for name, host in lab.hosts.items():
         holder = host.spawn([sys.executable, "-c", _HOLD], name="holder")
         screen.detail(f"{name:<8} {enter_command(holder.pid, mode)}")

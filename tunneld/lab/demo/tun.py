@@ -73,7 +73,7 @@ async def _addresses(screen: Screen, hosts: Pair) -> None:
 async def _file(screen: Screen, hosts: Pair) -> None:
     source, target = hosts.left.run_dir / "file", hosts.right.run_dir / "file"
     with screen.step("file") as step:
-        step.progress("making 100 MB of random bytes")
+        step.progress("making random bytes")
         traffic.make_file(source, FILE_BYTES)
         try:
             sent = await traffic.transfer(
@@ -90,7 +90,7 @@ async def _file(screen: Screen, hosts: Pair) -> None:
 
 
 def _show_share(step: Step, received: int) -> None:
-    step.progress(f"{bar(received / FILE_BYTES)} {received / 1e6:.0f} of 100 MB")
+    step.progress(f"{bar(received / FILE_BYTES)} {received / 1e6:.0f} of {FILE_BYTES / 1e6:.0f} MB")
 
 
 async def _session(screen: Screen, hosts: Pair) -> None:
