@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -28,7 +28,8 @@ def hold(run_dir: Path, name: str) -> Iterator[None]:
             pid = os.pread(fd, 20, 0).decode("ascii", "replace").strip() or "unknown"
             raise AlreadyRunsError(f"{name} runs already (pid {pid}); stop it first: tunneld down {name}") from None
         os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        with suppress(OSError):  # a full disk: the lock holds without its number
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(fd)
