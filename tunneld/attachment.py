@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import Callable
+from contextlib import aclosing
 from typing import TYPE_CHECKING, NoReturn
 
 from tunneld.config import InterfaceConfig
 from tunneld.control import run_dir
 from tunneld.edge import clock
 from tunneld.edge.device import Device, DeviceLostError
-from tunneld.netcfg.apply import apply
+from tunneld.netcfg.apply import Applied, apply
 from tunneld.netcfg.journal import Journal
 from tunneld.netcfg.model import KernelError, Wish
 from tunneld.proto.backoff import Backoff
@@ -52,8 +53,12 @@ class Attachment:
         namespace: int | None,
         device_class: type[Device],
         backoff: Backoff,
+        changed: Callable[[], None],
     ) -> None:
-        """`wish` is what the kernel must look like, None to leave it alone; `namespace` a descriptor or None."""
+        """`wish` is what the kernel must look like, None to leave it alone; `namespace` a descriptor or None.
+
+        `changed` is called after `device` or `trouble` has changed.
+        """
         self._pump = pump
         self._tunnel = tunnel
         self._kernel = kernel
@@ -62,33 +67,54 @@ class Attachment:
         self._namespace = namespace
         self._device_class = device_class
         self._backoff = backoff
-        self._undo = AsyncExitStack()
+        self._changed = changed
+        self._held: Device | None = None
+        self._applied: Applied | None = None
         self.device: Device | None = None
         self.trouble = "starting"
         self.mtu = 0
 
     async def open(self) -> None:
-        """Open the device and apply the plan. Raises DeviceError, KernelError or ConfigErrors; nothing is left then."""
+        """Open the device and apply the plan.
+
+        Raises DeviceError, KernelError or ConfigErrors; nothing is left then.
+        """
         name, mode = self._interface.name, self._interface.mode
-        async with AsyncExitStack() as undo:
-            device = self._device_class.open(name, mode, namespace=self._namespace)
-            undo.callback(self._close, device)
+        device = self._held = self._device_class.open(name, mode, namespace=self._namespace)
+        try:
             if not device.persistent:
                 log.info("ip tuntap add %s mode %s", name, mode)
             if self._wish is not None:
-                applied = await apply(self._kernel, self._wish, Journal(run_dir(), self._wish.name))
-                undo.push_async_callback(applied.undo)
+                self._applied = await apply(self._kernel, self._wish, Journal(run_dir(), self._wish.name))
             await self._learn_mtu(name)
-            self.device, self.trouble = device, ""
-            self._undo = undo.pop_all()
+            if self._interface.persist and not device.persistent:
+                device.set_persist(True)
+        except BaseException:
+            await self.close()
+            raise
+        self.device = device
+        self._tell("")
 
     async def close(self) -> None:
-        """Undo the plan and close the device, in that order; harmless when not open."""
+        """Undo the plan and close the device, in that order; harmless when not open.
+
+        Cancelled or failed, it may be called again, and then undoes what is left. Raises KernelError.
+        """
         self.device = None
-        await self._undo.aclose()
+        try:
+            if self._applied is not None:
+                await self._applied.undo()
+                self._applied = None
+        finally:
+            if self._held is not None:
+                self._held.close()
+                self._held = None
 
     async def keep(self) -> NoReturn:
-        """Drive the open device, and repair it when it is lost. Raises DeviceLostError if that is not wanted."""
+        """Drive the open device, and repair it when it is lost.
+
+        Raises DeviceLostError if that is not wanted, KernelError when the kernel does not answer any more.
+        """
         while True:
             since = clock.now()
             try:
@@ -96,22 +122,25 @@ class Attachment:
             except DeviceLostError as lost:
                 if self._interface.on_loss == "stop":
                     raise
-                self.trouble = str(lost)
                 log.warning("%s; repairing it", lost)
+                self.device = None
+                self._tell(str(lost))
+            await self.close()
             if clock.now() - since >= HELD:
                 self._backoff.reset()
             else:
                 await asyncio.sleep(self._backoff.delay())
             await self._repair()
 
-    async def _drive(self) -> None:
+    async def _drive(self) -> NoReturn:
         assert self.device is not None
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._pump.drive(self.device), name="drive")
                 tasks.create_task(self._watch(self.device), name="watch")
-        except* DeviceLostError as lost:
-            raise lost.exceptions[0] from None
+        except* (DeviceLostError, KernelError) as ends:
+            raise ends.exceptions[0] from None
+        raise AssertionError("a task that never ends has ended")
 
     async def _watch(self, device: Device) -> NoReturn:
         async with aclosing(self._kernel.watch()) as changes:
@@ -127,13 +156,12 @@ class Attachment:
 
     async def _repair(self) -> None:
         while True:
-            await self.close()
             try:
                 await self.open()
             except (DeviceError, KernelError, ConfigErrors) as error:
-                self.trouble = str(error)
                 delay = self._backoff.delay()
                 log.error("cannot repair the device: %s; trying again in %.1f s", error, delay)
+                self._tell(str(error))
                 await asyncio.sleep(delay)
             else:
                 log.info("%s: repaired", self._interface.name)
@@ -149,7 +177,6 @@ class Attachment:
         self.mtu = mtu
         self._tunnel.max_packet = mtu + (ETHERNET_BYTES if self._interface.mode == "tap" else 0)
 
-    def _close(self, device: Device) -> None:
-        if self._interface.persist and not device.persistent:
-            device.set_persist(True)
-        device.close()
+    def _tell(self, trouble: str) -> None:
+        self.trouble = trouble
+        self._changed()

@@ -110,9 +110,8 @@ class Daemon:
         async with AsyncExitStack() as stack:
             self._hold_name(stack)
             self._link = self._open_link(stack)
-            self._attachment = await self._open_attachment(stack)
-            handlers = {"status": self.status, "stop": lambda: self._asked_to_stop(stop)}
-            await stack.enter_async_context(ControlServer(socket_path(self._config.name), handlers))
+            await self._open_attachment(stack)
+            self._open_control(stack, stop)
             stack.callback(sdnotify.notify, "STOPPING=1", "STATUS=stopping")
             await self._serve(stop)
 
@@ -131,10 +130,6 @@ class Daemon:
         except* (DeviceError, KernelError) as failures:
             raise failures.exceptions[0] from None
 
-    def _asked_to_stop(self, stop: asyncio.Event) -> dict[str, Any]:
-        stop.set()
-        return {"stopping": True}
-
     def _hold_name(self, stack: AsyncExitStack) -> None:
         directory = run_dir()
         try:
@@ -142,7 +137,7 @@ class Daemon:
             stack.enter_context(instance.hold(directory, self._config.name))
         except OSError as error:
             raise StartError(
-                f"cannot use {directory}: {address.said(error)}; set RUNTIME_DIRECTORY to a directory of yours"
+                f"cannot use {directory}: {address.said(error)}; set RUNTIME_DIRECTORY to another directory"
             ) from None
 
     def _open_link(self, stack: AsyncExitStack) -> TcpPeer | UdpPeer:
@@ -164,13 +159,13 @@ class Daemon:
         stack.callback(sock.close)
         return sock
 
-    async def _open_attachment(self, stack: AsyncExitStack) -> Attachment:
+    async def _open_attachment(self, stack: AsyncExitStack) -> None:
         # Not above: pyroute2 costs 0.1 s, and a port that is taken need not wait for it.
         from tunneld.netcfg.kernel import Kernel
 
         interface = self._config.interface
         namespace = None if interface.netns is None else self._open_namespace(interface.netns, stack)
-        attachment = Attachment(
+        self._attachment = Attachment(
             self._pump,
             self._tunnel,
             await stack.enter_async_context(Kernel.open(namespace)),
@@ -179,10 +174,10 @@ class Daemon:
             namespace=namespace,
             device_class=self._device_class,
             backoff=Backoff(random.random),
+            changed=self._tell_systemd,
         )
-        stack.push_async_callback(attachment.close)
-        await attachment.open()
-        return attachment
+        stack.push_async_callback(self._attachment.close)
+        await self._attachment.open()
 
     def _open_namespace(self, name: str, stack: AsyncExitStack) -> int:
         try:
@@ -192,13 +187,26 @@ class Daemon:
         stack.callback(os.close, fd)
         return fd
 
+    def _open_control(self, stack: AsyncExitStack, stop: asyncio.Event) -> None:
+        def asked_to_stop() -> dict[str, Any]:
+            stop.set()
+            return {"stopping": True}
+
+        path = socket_path(self._config.name)
+        server = ControlServer(path, {"status": self.status, "stop": asked_to_stop})
+        try:
+            server.start()
+        except OSError as error:
+            raise StartError(
+                f"cannot make {path}: {address.said(error)}; set RUNTIME_DIRECTORY to another directory"
+            ) from None
+        stack.callback(server.close)
+
     def status(self) -> dict[str, Any]:
         """The answer to the request "status"; docs/OPERATING.md gives the meaning of each key."""
-        peer, pump, device = self._peer, self._pump, self._attachment.device
+        peer, pump = self._peer, self._pump
         now = clock.now()
-        state, reason = peer.state.value, peer.reason
-        if device is None:
-            state, reason = "down", self._attachment.trouble
+        state, reason = self._state()
         drops = {cause.value: count for cause, count in pump.drops().items()}
         return {
             "name": self._config.name,
@@ -223,5 +231,12 @@ class Daemon:
             "drops": dict(sorted(drops.items())),
         }
 
+    def _state(self) -> tuple[str, str]:
+        """The state of the tunnel and its reason: those of the peer, unless there is no device."""
+        if self._attachment.device is None:
+            return State.DOWN.value, self._attachment.trouble
+        return self._peer.state.value, self._peer.reason
+
     def _tell_systemd(self) -> None:
-        sdnotify.notify(f"STATUS={self._peer.state.value}: {self._peer.reason}")
+        state, reason = self._state()
+        sdnotify.notify(f"STATUS={state}: {reason}")
