@@ -8,14 +8,14 @@ What `ip` of iproute2 says of a host is the oracle for what a daemon has left be
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import json
-import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import pytest
 
 from tests.conftest import missing
 from tunneld.lab import network, topology
+from tunneld.lab.child import Child
 from tunneld.lab.daemon import Daemon
 from tunneld.lab.host import Completed, Host
 from tunneld.lab.ping import wait_reachable
@@ -96,9 +97,29 @@ async def start(hosts: Pair, setup: Setup, options: Sequence[str] = ()) -> tuple
     return left, right
 
 
+def spawn(host: Host, text: str, *, prefix: Sequence[str] = (), env: Mapping[str, str] | None = None) -> Child:
+    """`tunneld run` on a file of `text`, behind the words of `prefix`: for starts that `Daemon` does not do."""
+    config = host.run_dir / f"{NAME}.toml"
+    config.write_text(text)
+    config.chmod(0o600)
+    return host.spawn([*prefix, sys.executable, "-m", "tunneld", "run", str(config)], name=NAME, env=env)
+
+
 async def tunneld(host: Host, *words: str, timeout: float = 20.0) -> Completed:
     """`tunneld WORDS` in `host`, to its end."""
     return await host.run([sys.executable, "-m", "tunneld", *words], timeout=timeout)
+
+
+async def status_when(
+    daemon: Daemon, wanted: Callable[[dict[str, Any]], bool], timeout: float = 5.0
+) -> dict[str, Any]:
+    """The status of a running daemon, as soon as it is `wanted`. Raises TimeoutError."""
+    async with asyncio.timeout(timeout):
+        while True:
+            status = await daemon.status()
+            if wanted(status):
+                return status
+            await asyncio.sleep(0.02)
 
 
 async def kernel_of(host: Host) -> str:
