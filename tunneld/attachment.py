@@ -24,6 +24,7 @@ from tunneld.edge.device import Device, DeviceLostError
 from tunneld.netcfg.apply import Applied, apply
 from tunneld.netcfg.journal import Journal
 from tunneld.netcfg.model import KernelError, Wish
+from tunneld.netcfg.operation import spell
 from tunneld.proto.backoff import Backoff
 from tunneld.proto.const import ETHERNET_BYTES
 from tunneld.proto.errors import ConfigErrors, DeviceError
@@ -83,7 +84,7 @@ class Attachment:
         device = self._held = self._device_class.open(name, mode, namespace=self._namespace)
         try:
             if not device.persistent:
-                log.info("ip tuntap add %s mode %s", name, mode)
+                log.info("%s", spell(f"ip tuntap add {name} mode {mode}", self._interface.netns))
             if self._wish is not None:
                 self._applied = await apply(self._kernel, self._wish, Journal(run_dir(), self._wish.name))
             await self._learn_mtu(name)
