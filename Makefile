@@ -50,4 +50,4 @@ lock:
 	  --group test --group lint -c requirements/run.lock -o requirements/develop.lock
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
