@@ -6,12 +6,14 @@ import asyncio
 import errno
 import os
 from contextlib import aclosing
+from dataclasses import replace
 from ipaddress import ip_interface, ip_network
 
 import pytest
 
+from tunneld.edge.device import Device
 from tunneld.netcfg.kernel import Kernel, LinkChange
-from tunneld.netcfg.model import PROTOCOL, KernelError
+from tunneld.netcfg.model import PROTOCOL, KernelError, Link
 from tunneld.netcfg.operation import (
     AddressAdd,
     AddressDel,
@@ -19,6 +21,7 @@ from tunneld.netcfg.operation import (
     BridgeDel,
     LinkLocalFlush,
     LinkSet,
+    MulticastDel,
     PortJoin,
     PortLeave,
     RouteAdd,
@@ -80,6 +83,39 @@ async def test_link_local_flush_leaves_other_addresses(kernel, space):
     await kernel.execute(LinkLocalFlush("p0"))
     assert [a.link for a in await link_local()] == ["p1"]
     assert "fd00:7::1/64" in space.ip("address show p0")
+
+
+async def test_links_are_seen_as_they_are(kernel, space):
+    space.ip("tuntap add t0 mode tap")
+    device = Device.open("t1", "tun", namespace=space.fd)
+    try:
+        observed = await kernel.observe()
+    finally:
+        device.close()
+    tap, tun = observed.link("t0"), observed.link("t1")
+    assert (tap.kind, tap.mode, tap.persistent, tap.mtu, tap.txqueuelen) == ("tun", "tap", True, 1500, 1000)
+    assert tap.address in space.ip("link show t0")
+    assert (tun.mode, tun.persistent, tun.address, tun.state) == ("tun", False, "", "down")
+    assert tun == replace(Link.fresh("t1", "tun"), index=tun.index, addrgenmode="eui64")
+    assert observed.link("lo").kind == ""
+
+
+async def test_the_way_link_local_addresses_are_made_can_be_set(kernel, space):
+    space.ip("link add br0 type bridge")
+    for word in ("none", "random", "eui64"):
+        await kernel.execute(LinkSet("br0", "addrgenmode", word, ""))
+        assert (await kernel.observe()).link("br0").addrgenmode == word
+        assert f"addrgenmode {word}" in space.ip("-d link show br0")
+
+
+async def test_the_multicast_route_of_a_link_is_removed(kernel, space):
+    for link in ("br0", "br1"):
+        space.ip(f"link add {link} type bridge")
+        space.ip(f"link set {link} up")
+    await kernel.execute(MulticastDel("br0"))
+    routes = space.ip("-6 route show table local type multicast")
+    assert "br0" not in routes
+    assert "br1" in routes
 
 
 async def test_a_point_to_point_address_reaches_its_peer(kernel, space):

@@ -14,6 +14,7 @@ from tunneld.netcfg.operation import (
     BridgeDel,
     LinkLocalFlush,
     LinkSet,
+    MulticastDel,
     PortJoin,
     PortLeave,
     RouteAdd,
@@ -37,6 +38,7 @@ COMMANDS = [
     (AddressAdd("tun0", SIX, flags=0x202, protocol=0), "ip address add fd00::1/64 dev tun0 nodad noprefixroute"),
     (AddressDel("tun0", SIX), "ip address del fd00::1/64 dev tun0"),
     (LinkLocalFlush("br0"), "ip -6 address flush dev br0 scope link"),
+    (MulticastDel("br0"), "ip -6 route del multicast ff00::/8 dev br0 table local"),
     (RouteAdd("tun0", ip_network("10.20.0.0/16")), "ip route add 10.20.0.0/16 dev tun0 proto 250"),
     (RouteDel("tun0", ip_network("fd00:20::/64")), "ip -6 route del fd00:20::/64 dev tun0 proto 250"),
 ]

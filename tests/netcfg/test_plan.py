@@ -17,6 +17,7 @@ from tunneld.netcfg.operation import (
     BridgeDel,
     LinkLocalFlush,
     LinkSet,
+    MulticastDel,
     Operation,
     PortJoin,
     PortLeave,
@@ -71,7 +72,7 @@ def test_a_bridge_without_ports_gets_its_own_address_back():
     *_, joined = plan(wish_of("tap", bridge="br0"), Observed((BRIDGE, TAP)))
     restored = LinkSet("br0", "address", BRIDGE.address, "")
     assert joined.operation == PortJoin("t0", "br0")
-    assert joined.undo == (PortLeave("t0", "br0"), restored, LinkLocalFlush("br0"))
+    assert joined.undo == (PortLeave("t0", "br0"), restored, LinkLocalFlush("br0"), MulticastDel("br0"))
 
 
 def test_link_local_addresses_that_were_there_stay():
@@ -85,7 +86,9 @@ def test_ipv6_addresses_that_an_undo_takes_along_come_back():
     (up,) = plan(wish_of("tun"), Observed((TUN,), (keep,)))
     assert up.undo == (LinkSet("t0", "state", "down", "up"), back)
     (mtu,) = plan(wish_of("tun", mtu=1000), Observed((replace(TUN, state="up"),), (keep,)))
-    assert mtu.undo == (LinkSet("t0", "mtu", 1500, 1000), back)
+    assert mtu.undo == (LinkSet("t0", "mtu", 1500, 1000), LinkLocalFlush("t0"), back)
+    _, both = plan(wish_of("tun", mtu=1000), Observed((TUN,), (keep,)))
+    assert both.undo == (LinkSet("t0", "state", "down", "up"),)
     *_, joined = plan(wish_of("tap", bridge="br0", mtu=1000), Observed((BRIDGE, TAP), (on("br0", "fd00:9::1/64"),)))
     assert replace(back, link="br0") in joined.undo
 
@@ -292,6 +295,8 @@ def after(observed: Observed, operation: Operation) -> Observed:
                 addresses = (*addresses, Address(name, address, address.network, protocol, flags))
         case AddressDel(address=address):
             addresses = tuple(one for one in addresses if (one.link, one.address) != (name, address))
+        case MulticastDel():
+            pass
         case LinkLocalFlush():
             addresses = tuple(one for one in addresses if one.link != name or not one.address.is_link_local)
         case RouteAdd(destination=destination, protocol=protocol):

@@ -14,6 +14,7 @@ from tunneld.netcfg.operation import (
     BridgeDel,
     LinkLocalFlush,
     LinkSet,
+    MulticastDel,
     PortLeave,
     RouteDel,
 )
@@ -97,10 +98,14 @@ def test_a_route_without_our_tag_is_passed_over():
 
 
 def test_side_effects_on_a_bridge_are_mended_only_while_nobody_else_uses_it():
-    undo = (PortLeave("tap0", "br0"), LinkSet("br0", "address", "02:00:00:00:00:01", ""), LinkLocalFlush("br0"))
+    address = LinkSet("br0", "address", "02:00:00:00:00:01", "")
+    undo = (PortLeave("tap0", "br0"), address, LinkLocalFlush("br0"), MulticastDel("br0"))
     assert sweep(undo, {}, OURS).operations == undo
     other = Link(9, "eth1", "", 1500, 1000, master="br0")
-    assert sweep(undo, {}, replace(OURS, links=(*OURS.links, other))).operations == undo[:1]
+    shared = replace(OURS, links=(*OURS.links, other))
+    assert sweep(undo, {}, shared).operations == undo[:1]
+    # A port that the bridge had before us is no newcomer.
+    assert sweep(undo, {"eth1": 9}, shared).operations == undo
 
 
 def test_foreign_addresses_are_given_back_even_while_they_are_still_there():

@@ -45,7 +45,8 @@ async def apply(kernel: Kernel, wish: Wish, journal: Journal) -> Applied:
     await clear(kernel, wish.name, wish.interface, wish.netns, journal)
     observed = await kernel.observe()
     steps = plan(wish, observed)
-    links = {link.name: link.index for link in observed.links if link.name in (wish.interface, wish.bridge)}
+    involved = {wish.interface, wish.bridge, *(observed.ports(wish.bridge) if wish.bridge else ())}
+    links = {link.name: link.index for link in observed.links if link.name in involved}
     if planned := _reverse(steps):
         journal.write(Record(wish.interface, wish.netns, links, planned))
     made: list[Step] = []

@@ -35,6 +35,7 @@ from tunneld.netcfg.operation import (
     BridgeDel,
     LinkLocalFlush,
     LinkSet,
+    MulticastDel,
     Operation,
     PortJoin,
     PortLeave,
@@ -45,8 +46,11 @@ from tunneld.netcfg.operation import (
 IFF_UP = 1
 RTMGRP_LINK = 1
 RT_TABLE_MAIN = 254
+RT_TABLE_LOCAL = 255
+RTN_MULTICAST = 5
 RT_SCOPE_LINK = 253
 TUN_MODES = {1: "tun", 2: "tap"}
+ADDRGENMODES = ("eui64", "none", "stable_secret", "random")
 
 _MESSAGES_PER_WAKE = 64
 _MESSAGE_SIZE = 1 << 20  # a dump answer is at most 32 KiB today; a short read loses the rest of a message
@@ -163,6 +167,9 @@ class Kernel:
 
     async def _perform(self, operation: Operation) -> None:
         match operation:
+            case LinkSet(attribute="addrgenmode", value=value):
+                inet6 = {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", ADDRGENMODES.index(str(value)))]}
+                await self._set(operation.link, IFLA_AF_SPEC={"attrs": [("AF_INET6", inet6)]})
             case LinkSet(attribute=attribute, value=value):
                 await self._set(operation.link, **{_PYROUTE2_WORD.get(attribute, attribute): value})
             case PortJoin(bridge=bridge):
@@ -180,6 +187,9 @@ class Kernel:
                 await self._address("del", operation.link, address)
             case LinkLocalFlush(link=link):
                 await self._flush_link_local(link)
+            case MulticastDel(link=link):
+                where = {"table": RT_TABLE_LOCAL, "type": RTN_MULTICAST, "oif": await self._index(link)}
+                await self.ipr.route("del", dst="ff00::/8", **where)
             case RouteAdd(destination=destination, protocol=protocol):
                 await self._route("add", operation.link, destination, protocol)
             case RouteDel(destination=destination, protocol=protocol):
@@ -285,6 +295,7 @@ async def _changes(monitor: _Route) -> AsyncGenerator[LinkChange, None]:
 def _link(message: Any, names: dict[int, str]) -> Link:
     kind = message.get(("linkinfo", "kind")) or ""
     data = message.get(("linkinfo", "data")) if kind == "tun" else None
+    generated = message.get(("af_spec", "af_inet6", "inet6_addr_gen_mode"))  # None where IPv6 is off
     return Link(
         index=message["index"],
         name=message.get("ifname"),
@@ -293,10 +304,11 @@ def _link(message: Any, names: dict[int, str]) -> Link:
         txqueuelen=message.get("txqlen") or 0,
         address=message.get("address") or "",
         state="up" if message["flags"] & IFF_UP else "down",
-        mode=TUN_MODES.get(data.get("type"), "") if data else "",
-        persistent=bool(data and data.get("persist")),
+        mode=TUN_MODES.get(data.get("IFLA_TUN_TYPE"), "") if data else "",
+        persistent=bool(data and data.get("IFLA_TUN_PERSIST")),
         master=names.get(message.get("master"), ""),
         alias=message.get("ifalias") or "",
+        addrgenmode="" if generated is None else ADDRGENMODES[generated],
     )
 
 

@@ -50,6 +50,7 @@ class Link:
     persistent: bool = False
     master: str = ""
     alias: str = ""
+    addrgenmode: str = ""  # how the kernel makes its fe80:: address: eui64, none, stable_secret, random
 
     @classmethod
     def fresh(cls, name: str, mode: str) -> Link:

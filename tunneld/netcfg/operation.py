@@ -29,7 +29,7 @@ ADDRESS_FLAGS = {
 
 @dataclass(frozen=True, slots=True)
 class LinkSet:
-    """Set one attribute: mtu, txqueuelen, address, alias or state, from `was` to `value`.
+    """Set one attribute: mtu, txqueuelen, address, alias, addrgenmode or state, from `was` to `value`.
 
     `was` is "" where the kernel and not a person chose it.
     """
@@ -140,6 +140,17 @@ class LinkLocalFlush:
 
 
 @dataclass(frozen=True, slots=True)
+class MulticastDel:
+    """Remove the route of all IPv6 multicast, which the kernel makes together with that fe80:: address."""
+
+    link: str
+
+    @property
+    def command(self) -> str:
+        return f"ip -6 route del multicast ff00::/8 dev {self.link} table local"
+
+
+@dataclass(frozen=True, slots=True)
 class RouteAdd:
     link: str
     destination: Prefix
@@ -174,6 +185,7 @@ Operation = (
     | AddressAdd
     | AddressDel
     | LinkLocalFlush
+    | MulticastDel
     | RouteAdd
     | RouteDel
 )
@@ -189,6 +201,7 @@ _BY_NAME: dict[str, type[Operation]] = {
         AddressAdd,
         AddressDel,
         LinkLocalFlush,
+        MulticastDel,
         RouteAdd,
         RouteDel,
     )

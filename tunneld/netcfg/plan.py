@@ -20,6 +20,7 @@ from tunneld.netcfg.operation import (
     BridgeAdd,
     LinkLocalFlush,
     LinkSet,
+    MulticastDel,
     Operation,
     PortJoin,
     RouteAdd,
@@ -98,8 +99,8 @@ def _attributes(wish: Wish, device: Link, observed: Observed) -> Iterator[Step]:
         if value is None or value == was:
             continue
         change = LinkSet(device.name, attribute, value, was)
-        ends_ipv6 = attribute == "mtu" and wish.mtu is not None and wish.mtu < IPV6_MIN_MTU <= device.mtu
-        yield Step(change, (change.inverse, *(_ipv6_of(device.name, observed) if ends_ipv6 else ())))
+        lost = attribute == "mtu" and _ends_ipv6(wish, device)
+        yield Step(change, (change.inverse, *(_lost_with_ipv6(device, observed) if lost else ())))
 
 
 def _bridge(wish: Wish, observed: Observed) -> Iterator[Step]:
@@ -124,8 +125,16 @@ def _up(wish: Wish, device: Link, observed: Observed) -> Iterator[Step]:
     for link in (bridge, device):
         if link is not None and link.state != "up":
             change = LinkSet(link.name, "state", "up", link.state)
-            # Setting a link down takes its IPv6 addresses along; those that were there before us come back.
-            yield Step(change, (change.inverse, *_ipv6_of(link.name, observed)))
+            yield Step(change, (change.inverse, *_lost_by_down(wish, link, observed)))
+
+
+def _lost_by_down(wish: Wish, link: Link, observed: Observed) -> Iterator[Operation]:
+    if _ends_ipv6(wish, link):
+        return  # the MTU has taken it all before, and its undo comes later
+    yield from _ipv6_addresses(link, observed)
+    if link.persistent and link.mode == "tun" and link.addrgenmode == "eui64":
+        # The first "up" of a device without a MAC address turns it into "random".
+        yield LinkSet(link.name, "addrgenmode", link.addrgenmode, "")
 
 
 def _routes(wish: Wish, observed: Observed) -> Iterator[Step]:
@@ -149,18 +158,33 @@ def _side_effects(wish: Wish, bridge: Link, observed: Observed) -> Iterator[Oper
     if not observed.ports(bridge.name):
         # It takes the address of its first port, and is left with 00:00:00:00:00:00 when its last one goes.
         yield LinkSet(bridge.name, "address", bridge.address, "")
-    if bridge.state == "up" and not any(address.address.is_link_local for address in observed.on(bridge.name)):
+    link_local = any(address.address.is_link_local for address in observed.on(bridge.name))
+    if bridge.state == "up" and bridge.addrgenmode != "none" and not link_local:
+        # It never had a carrier: the first one makes these.
         yield LinkLocalFlush(bridge.name)
-    if wish.mtu is not None and wish.mtu < IPV6_MIN_MTU <= bridge.mtu:
-        yield from _ipv6_of(bridge.name, observed)
+        yield MulticastDel(bridge.name)
+    if _ends_ipv6(wish, bridge):
+        yield from _lost_with_ipv6(bridge, observed)
 
 
-def _ipv6_of(link: str, observed: Observed) -> Iterator[Operation]:
-    """What brings the IPv6 addresses of a link back. One with a peer does not: AddressAdd knows none."""
-    for address in observed.on(link):
-        plain = address.network == address.address.network
-        if address.address.version == 6 and not address.address.is_link_local and plain:
-            yield AddressAdd(link, address.address, address.flags, address.protocol)
+def _ends_ipv6(wish: Wish, link: Link) -> bool:
+    """Whether the wished MTU, which a bridge takes over from its port, ends IPv6 on a link that has it."""
+    return wish.mtu is not None and wish.mtu < IPV6_MIN_MTU <= link.mtu
+
+
+def _lost_with_ipv6(link: Link, observed: Observed) -> Iterator[Operation]:
+    if link.addrgenmode in ("none", "random"):
+        yield LinkSet(link.name, "addrgenmode", link.addrgenmode, "")
+    if link.state == "up":
+        yield LinkLocalFlush(link.name)  # the kernel makes a new one when IPv6 begins again
+    yield from _ipv6_addresses(link, observed)
+
+
+def _ipv6_addresses(link: Link, observed: Observed) -> Iterator[Operation]:
+    """What brings the IPv6 addresses of a link back, but none with a peer, which AddressAdd does not know."""
+    for address in observed.on(link.name):
+        if address.address.version == 6 and address.network == address.address.network:
+            yield AddressAdd(link.name, address.address, address.flags, address.protocol)
 
 
 def _overlap(one: Prefix, other: Prefix) -> bool:

@@ -12,6 +12,7 @@ from tunneld.netcfg.operation import (
     BridgeDel,
     LinkLocalFlush,
     LinkSet,
+    MulticastDel,
     Operation,
     PortLeave,
     RouteDel,
@@ -27,19 +28,20 @@ class Sweep:
 
 
 def sweep(undo: Sequence[Operation], links: Mapping[str, int], observed: Observed) -> Sweep:
-    """What of `undo` still holds. `links` are the indexes of the links that were there when the changes were made.
+    """What of `undo` still holds. `links` are the indexes of the links that were there when the changes were made:
+    the device, the bridge, the ports that it had.
 
     What is gone is passed over in silence: a device takes its addresses and routes along. A link of the same name
     with another index is a stranger.
     """
-    ours = {operation.link for operation in undo if isinstance(operation, PortLeave)}
+    known = {operation.link for operation in undo if isinstance(operation, PortLeave)} | set(links)
     operations: list[Operation] = []
     spared: list[str] = []
     for operation in undo:
         link = observed.link(operation.link)
         if link is None or links.get(link.name, link.index) != link.index:
             continue
-        objection = _objection(operation, link, ours, observed)
+        objection = _objection(operation, link, known, observed)
         if objection is None:
             operations.append(operation)
         elif objection:
@@ -64,9 +66,9 @@ def leftovers(name: str, interface: str | None, observed: Observed) -> tuple[Ope
     )
 
 
-def _objection(operation: Operation, link: Link, ours: set[str], observed: Observed) -> str | None:
+def _objection(operation: Operation, link: Link, known: set[str], observed: Observed) -> str | None:
     """None when the operation may go on; "" when there is nothing left to do; else whose it is by now."""
-    others = sorted(observed.ports(link.name) - ours)
+    others = sorted(observed.ports(link.name) - known)
     match operation:
         case LinkSet(attribute=attribute, value=value, was=was):
             return _changed(link, attribute, value, was, others)
@@ -78,7 +80,7 @@ def _objection(operation: Operation, link: Link, ours: set[str], observed: Obser
             return ""
         case AddressDel():
             return _not_ours(operation, observed)
-        case LinkLocalFlush() if others:
+        case LinkLocalFlush() | MulticastDel() if others:
             return ""
         case RouteDel(destination=destination, protocol=protocol):
             mine = (destination, link.name, protocol)
