@@ -74,6 +74,8 @@ class Daemon:
             line = await reader.readline()
         finally:
             writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
         if not line:
             raise ConnectionResetError("the control socket closed without an answer")
         answer: dict[str, Any] = json.loads(line)

@@ -34,18 +34,18 @@ def enter() -> str:
 
     Raises SandboxUnavailableError; the process is then unchanged or should end.
     """
+    uid, gid = os.geteuid(), os.getegid()
     try:
-        mode = _unshare()
+        mode = _unshare(uid, gid)
         _mount(None, "/", None, MS_REC | MS_PRIVATE)
         _mount("tmpfs", "/run", "tmpfs", 0)
         lo_up()
     except OSError as error:
-        raise SandboxUnavailableError(_remedy(error)) from error
+        raise SandboxUnavailableError(_remedy(error, uid)) from error
     return mode
 
 
-def _unshare() -> str:
-    uid, gid = os.geteuid(), os.getegid()
+def _unshare(uid: int, gid: int) -> str:
     flags = netns.CLONE_NEWNET | netns.CLONE_NEWNS
     if uid == 0:
         # A root without CAP_SYS_ADMIN, as in many containers, may still be allowed what every user is.
@@ -74,13 +74,13 @@ def _mount(source: str | None, target: str, kind: str | None, flags: int) -> Non
         raise OSError(errno, os.strerror(errno), target)
 
 
-def _remedy(error: OSError) -> str:
+def _remedy(error: OSError, uid: int) -> str:
     refused = f"this machine does not let us make namespaces: {error.strerror}"
     if error.errno == errno.ENOSPC:
         return (
             f"{refused}; raise the limits: sudo sysctl user.max_user_namespaces=10000 user.max_net_namespaces=10000"
         )
-    if os.geteuid() == 0:
+    if uid == 0:
         return f"{refused}; in a container, start it with --cap-add SYS_ADMIN --cap-add NET_ADMIN"
     if Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").exists():
         return f"{refused}; run as root, or: sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0"

@@ -106,10 +106,7 @@ class Step:
         elif isinstance(error, (KeyboardInterrupt, asyncio.CancelledError)):
             self._screen.clear()
         else:
-            waited = (
-                f"nothing happened for {clock.now() - self._began:.0f} s" if isinstance(error, TimeoutError) else ""
-            )
-            self._screen.show("✗", self._name, str(error) or waited or type(error).__name__, "bad")
+            self._screen.show("✗", self._name, str(error) or self._silent(error), "bad")
 
     def progress(self, text: str) -> None:
         """What is to be seen right now, unless another line was shown within a FRAME."""
@@ -117,6 +114,11 @@ class Step:
         if now - self._shown >= FRAME:
             self._shown = now
             self._screen.show_live(self._name, text)
+
+    def _silent(self, error: BaseException) -> str:
+        if isinstance(error, TimeoutError):
+            return f"waited {clock.now() - self._began:.0f} s in vain"
+        return type(error).__name__
 
 
 def bar(share: float, width: int = 24) -> str:

@@ -110,7 +110,7 @@ async def _wire(screen: Screen, hosts: Pair) -> None:
         message = frame.data[_OUTER_HEADERS:]
         (packet,) = (packet for packet in _packets(message) if SECRET in packet)
         step.result = f'left says "{SECRET.decode()}" to right; on eth0:'
-    screen.detail(f"outside: {decode.ethernet(frame.data, shown=0)}, the very bytes:")
+    screen.detail(f"outside: {decode.ethernet(frame.data, shown=0)}, namely:")
     for line in decode.dump(message):
         screen.detail(line)
     screen.detail(f"inside:  {decode.ip(packet, shown=0)}")
