@@ -163,7 +163,7 @@ async def _blast(ends: Ends, address: str, seconds: float, rate: float | None) -
     sent = await ends.left.ask(
         "send_datagrams", address=address, port=listening["port"], payload=payload, seconds=seconds, rate=rate
     )
-    ends.right.tell(sent=sent["sent"])
+    await ends.right.tell(sent=sent["sent"])
     return checked_blast(sent, await ends.right.answer())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import sys
@@ -14,7 +15,6 @@ from tunneld.lab.host import Host
 
 START = 10.0  # seconds
 ANSWER = 30.0  # seconds: every job is over long before
-LONGEST = 1 << 20  # bytes of an answer: the times of some ten thousand echoes
 
 
 class MeasureError(Exception):
@@ -24,10 +24,10 @@ class MeasureError(Exception):
 class End:
     """One measuring end. It has one job at a time."""
 
-    def __init__(self, child: Child, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, child: Child, sock: socket.socket) -> None:
         self._child = child
-        self._reader = reader
-        self._writer = writer
+        self._socket = sock
+        self._read = b""
 
     @classmethod
     async def start(cls, host: Host, name: str) -> End:
@@ -43,31 +43,38 @@ class End:
             except TimeoutError:
                 raise MeasureError(f"{name} did not start; its log:\n{child.output()}") from None
             sock, _ = listener.accept()
-        reader, writer = await asyncio.open_unix_connection(sock=sock, limit=LONGEST)
-        host.resources.callback(writer.close)
-        return cls(child, reader, writer)
+        sock.setblocking(False)
+        return cls(child, host.resources.enter_context(sock))
 
     async def ask(self, job: str, **request: Any) -> Answer:
         """Give it a job; its first answer. Raises MeasureError."""
-        self.tell(job=job, **request)
+        await self.tell(job=job, **request)
         return await self.answer()
 
-    def tell(self, **words: Any) -> None:
+    async def tell(self, **words: Any) -> None:
         """A word to an end that is at work."""
-        self._writer.write(json.dumps(words).encode() + b"\n")
+        with contextlib.suppress(ConnectionError):  # whoever waits for its answer learns that it has ended
+            await asyncio.get_running_loop().sock_sendall(self._socket, json.dumps(words).encode() + b"\n")
 
     async def answer(self) -> Answer:
         """The next answer to the job that it has. Raises MeasureError."""
         try:
             async with asyncio.timeout(ANSWER):
-                line = await self._reader.readline()
+                line = await self._line()
         except TimeoutError:
             raise MeasureError(f"no answer within {ANSWER:.0f} s") from None
         except ConnectionError:
-            line = b""
-        if not line:
-            raise MeasureError(f"the measuring process ended; its log:\n{self._child.output()}")
+            raise MeasureError(f"the measuring process ended; its log:\n{self._child.output()}") from None
         answer: Answer = json.loads(line)
         if "error" in answer:
             raise MeasureError(answer["error"])
         return answer
+
+    async def _line(self) -> bytes:
+        while b"\n" not in self._read:
+            data = await asyncio.get_running_loop().sock_recv(self._socket, 65536)
+            if not data:
+                raise ConnectionResetError
+            self._read += data
+        line, _, self._read = self._read.partition(b"\n")
+        return line

@@ -55,11 +55,13 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("overload_packets_per_s", "under overload", 1e-3),
         Column("offered_packets_per_s", "of offered", 1e-3, ratio=False),
     ),
-    "round trip, ms": (
-        Column("idle_rtt_median_s", "idle", 1e3),
-        Column("idle_rtt_p99_s", "p99", 1e3, ratio=False),
-        Column("bulk_rtt_median_s", "beside a stream", 1e3),
-        Column("bulk_rtt_p99_s", "p99", 1e3, ratio=False),
+    "round trip on the idle way, µs": (
+        Column("idle_rtt_median_s", "median", 1e6),
+        Column("idle_rtt_p99_s", "99 %", 1e6),
+    ),
+    "round trip beside a TCP stream, ms": (
+        Column("bulk_rtt_median_s", "median", 1e3),
+        Column("bulk_rtt_p99_s", "99 %", 1e3),
     ),
     "cost": (
         Column("cpu_s_per_gb", "CPU s per GB, both daemons", 1),
@@ -103,15 +105,18 @@ def text(results: Results, machine: Mapping[str, str | int]) -> str:
         f" {machine['cpus']} CPUs ({machine['cpu']}), {machine['privileges']}",
     ]
     for title, columns in TABLES.items():
-        lines += ["", *table(title, columns, found)]
+        if shown := list(table(title, columns, found)):
+            lines += ["", *shown]
     if any(summary.limited for figures in found.values() for summary in figures.values()):
         lines += ["", MARKED]
     return "\n".join(lines)
 
 
 def table(title: str, columns: Sequence[Column], found: Mapping[str, Mapping[str, Summary]]) -> Iterator[str]:
-    """The lines of one table; a way that has none of its figures is left out."""
+    """The lines of one table, without the ways that have none of its figures; nothing if none has."""
     ways = [way for way, figures in found.items() if any(column.figure in figures for column in columns)]
+    if not ways:
+        return
     lines = _padded(["", *ways])
     for column in columns:
         cells = _cells(column, [found[way].get(column.figure) for way in ways])
