@@ -32,10 +32,7 @@ def parser(verbs: Sequence[str] = VERBS) -> Parser:
     top.add_argument("--version", action="version", version=f"tunneld {__version__}")
     actions = top.add_subparsers(title="verbs", metavar="VERB", dest="verb", required=True)
     for verb in verbs:
-        try:  # TEMPORARY
-            import_module(f"tunneld.cli.{verb}").register(actions)
-        except ModuleNotFoundError:
-            continue
+        import_module(f"tunneld.cli.{verb}").register(actions)
     return top
 
 
