@@ -6,9 +6,11 @@ import asyncio
 import errno
 import os
 import socket
+import struct
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from ipaddress import ip_address
 
 from tunneld.config import Endpoint
@@ -27,12 +29,15 @@ TURN_BYTES = 64 * 1024
 # What the kernel keeps unsent for us: enough to fill the path, little enough that a packet does not wait for
 # seconds behind others (tcp(7), TCP_NOTSENT_LOWAT).
 NOTSENT_LOWAT = 128 * 1024
-# A half-open connection is found in 5 + 3 x 2 s when idle, and in 10 s when data is unacknowledged.
+# A half-open connection is found in 5 + 3 x 2 s when idle, and in 10 s when data is unacknowledged. Data that is sent
+# between the probes starts the 10 s anew, so that who uses a link has to look at its `silence` too.
 USER_TIMEOUT_MS = 10_000
 KEEPALIVE = ((socket.TCP_KEEPIDLE, 5), (socket.TCP_KEEPINTVL, 3), (socket.TCP_KEEPCNT, 2))
 CONNECT_TIMEOUT = 10.0
 # TCP_NOTSENT_LOWAT of linux/tcp.h, which the socket module does not name.
 TCP_NOTSENT_LOWAT = 25
+# struct tcp_info of linux/tcp.h: tcpi_last_data_recv and tcpi_last_ack_recv, in milliseconds.
+_LAST_RECEIVED = struct.Struct("=52xII")
 assert sys.platform == "linux"
 
 
@@ -45,6 +50,7 @@ class TcpLink:
         self._decoder = StreamDecoder(TURN_BYTES + PREFIX_BYTES + MAX_PACKET_BYTES)
         self._unsent: deque[memoryview] = deque()
         self._unsent_bytes = 0
+        self._given_up = ""
         self.drops: Counter[Reason] = Counter()
         try:
             prepare(sock)
@@ -79,6 +85,8 @@ class TcpLink:
             return []
         except OSError as error:
             raise LinkDown(addresses.said(error)) from None
+        if self._given_up:
+            raise LinkDown(self._given_up)
         if count == 0:
             inside = " in the middle of a packet" if self._decoder.pending else ""
             raise LinkDown(f"the peer closed the connection{inside}")
@@ -122,6 +130,19 @@ class TcpLink:
             return 0
         except OSError as error:
             raise LinkDown(addresses.said(error)) from None
+
+    def silence(self) -> float:
+        """Seconds since anything came from the peer, be it an acknowledgement; keepalive bounds them."""
+        data, acknowledgement = _LAST_RECEIVED.unpack(
+            self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_RECEIVED.size)
+        )
+        return float(min(data, acknowledgement)) / 1000
+
+    def give_up(self, reason: str) -> None:
+        """Let the next read raise LinkDown(reason)."""
+        self._given_up = reason
+        with suppress(OSError):  # it went down by itself meanwhile, and a read will tell
+            self._sock.shutdown(socket.SHUT_RD)
 
     def close(self) -> None:
         self._sock.close()

@@ -12,7 +12,7 @@ Theory of operation
   by the lower IP:port stays, which both ends decide alike; so that each knows the other by its address, we connect
   from the address that we listen on. If the peer opens a second connection, it has lost its first, which we replace.
 
-A connection that stands cannot be told from a half-open one until the kernel gives up on it, within 15 s;
+A connection that stands cannot be told from a half-open one until the kernel gives up on it, or we do, within 15 s;
 until then the rules above hold for it too.
 """
 
@@ -47,6 +47,10 @@ HELD = 10.0
 LEARN_PAUSE = 5.0
 # How long to leave the listener alone when the system has no descriptor for another connection.
 ACCEPT_PAUSE = 1.0
+# A peer that is there answers a keepalive probe after 5 s of silence. This is more than the kernel takes by itself
+# (11 s), and with the pause less than the 15 s in which a half-open connection is to be found.
+SILENCE = 12.0
+WATCH_PAUSE = 1.0
 
 
 class TcpPeer:
@@ -87,6 +91,7 @@ class TcpPeer:
                     tasks.create_task(self._serve_forever(self._listener), name="serve")
                 if self._endpoints:
                     tasks.create_task(self._connect_forever(), name="connect")
+                tasks.create_task(self._watch_forever(), name="watch")
         finally:
             if self._listener is not None:
                 self._listener.close()
@@ -202,6 +207,13 @@ class TcpPeer:
             if self._current is link:
                 self._current = None
                 self._idle.set()
+
+    async def _watch_forever(self) -> NoReturn:
+        """Find the half-open connections that the kernel would find too late."""
+        while True:
+            await asyncio.sleep(WATCH_PAUSE)
+            if self._current is not None and self._current.silence() > SILENCE:
+                self._current.give_up(f"nothing came from the peer for {SILENCE:.0f} s, not even a keepalive")
 
 
 async def _accept(listener: socket.socket) -> TcpLink:
