@@ -202,11 +202,12 @@ def _name(number: int, kind: str) -> str:
 
 def _held_by(name: str) -> str:
     """ " (pid 812, openvpn)" and so on for every holder that we may see, else ""."""
-    holders = sorted(_holders(name))
-    return f" ({'; '.join(holders)})" if holders else ""
+    found = sorted(holders(name))
+    return f" ({'; '.join(found)})" if found else ""
 
 
-def _holders(name: str) -> Iterator[str]:
+def holders(name: str) -> Iterator[str]:
+    """The processes that hold the device `name`, as "pid 812, openvpn"; those that we may see, in any namespace."""
     line = f"\niff:\t{name}\n"
     for pid in filter(str.isdecimal, os.listdir("/proc")):
         with suppress(OSError):  # it ended meanwhile, or is not ours to look into
