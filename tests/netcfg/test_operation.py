@@ -34,7 +34,7 @@ COMMANDS = [
     (BridgeDel("br0", "tunneld:x"), "ip link del br0 type bridge"),
     (PortJoin("tap0", "br0"), "ip link set dev tap0 master br0"),
     (PortLeave("tap0", "br0"), "ip link set dev tap0 nomaster"),
-    (AddressAdd("tun0", FOUR), "ip address add 10.0.0.1/24 dev tun0 proto 250"),
+    (AddressAdd("tun0", FOUR), "ip address add 10.0.0.1/24 dev tun0"),
     (AddressAdd("tun0", SIX, flags=0x202, protocol=0), "ip address add fd00::1/64 dev tun0 nodad noprefixroute"),
     (AddressDel("tun0", SIX), "ip address del fd00::1/64 dev tun0"),
     (LinkLocalFlush("br0"), "ip -6 address flush dev br0 scope link"),

@@ -38,8 +38,8 @@ def test_a_bare_tun_device():
     wish = wish_of("tun", ["192.168.0.1/24", "fd00:5::1/64"], ["10.20.0.0/16", "fd00:20::/64"], mtu=1400)
     assert commands(wish, Observed((ETH, TUN))) == [
         "ip link set dev t0 mtu 1400",
-        "ip address add 192.168.0.1/24 dev t0 proto 250",
-        "ip address add fd00:5::1/64 dev t0 nodad proto 250",
+        "ip address add 192.168.0.1/24 dev t0",
+        "ip address add fd00:5::1/64 dev t0 nodad",
         "ip link set dev t0 up",
         "ip route add 10.20.0.0/16 dev t0 proto 250",
         "ip -6 route add fd00:20::/64 dev t0 proto 250",
@@ -54,7 +54,7 @@ def test_a_tap_device_on_a_bridge_that_is_made():
         "ip link add br0 type bridge",
         "ip link set dev br0 alias tunneld:office",
         "ip link set dev br0 up",
-        "ip address add 192.168.0.1/24 dev br0 proto 250",
+        "ip address add 192.168.0.1/24 dev br0",
         "ip link set dev t0 up",
         "ip link set dev t0 master br0",
     ]

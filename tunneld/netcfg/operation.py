@@ -101,6 +101,8 @@ class PortLeave:
 
 @dataclass(frozen=True, slots=True)
 class AddressAdd:
+    """The command does not tell the protocol: iproute2 before 6.3 does not know the word there."""
+
     link: str
     address: Cidr
     flags: int = 0
@@ -109,8 +111,6 @@ class AddressAdd:
     @property
     def command(self) -> str:
         words = [word for bit, word in ADDRESS_FLAGS.items() if self.flags & bit]
-        if self.protocol:
-            words += ["proto", str(self.protocol)]
         return " ".join([f"ip address add {self.address} dev {self.link}", *words])
 
     @property
