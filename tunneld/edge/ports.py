@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from tunneld.config import Endpoint
@@ -33,13 +34,17 @@ def holder(transport: str, port: int) -> str:
     if not inodes:
         return ""
     for process in Path("/proc").glob("[0-9]*"):
-        try:
-            found = any(os.readlink(fd) in inodes for fd in (process / "fd").iterdir())
-            if found:
+        with suppress(OSError):  # it ended meanwhile, or belongs to somebody else
+            if any(_target(fd) in inodes for fd in (process / "fd").iterdir()):
                 return f"pid {process.name} ({(process / 'comm').read_text().strip()})"
-        except OSError:
-            continue  # it ended meanwhile, or belongs to somebody else
     return ""
+
+
+def _target(fd: Path) -> str:
+    try:
+        return os.readlink(fd)
+    except FileNotFoundError:
+        return ""  # closed meanwhile; the others still count
 
 
 def _inodes(table: str, port: int) -> list[str]:

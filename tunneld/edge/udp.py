@@ -42,7 +42,7 @@ class UdpLink:
     """
 
     def __init__(self, sock: socket.socket, source: Source) -> None:
-        """Uses `sock`, a bound and non-blocking one, and closes it with itself."""
+        """Takes over `sock`, a bound and non-blocking one. Raises OSError (EMFILE), and has closed it then."""
         self._sock = sock
         self._source = source
         self._buffers = [memoryview(bytearray(DATAGRAM_BUFFER_BYTES)) for _ in range(BATCH)]
@@ -52,8 +52,12 @@ class UdpLink:
         self.local = addresses.normalise(sock.getsockname())
         # uvloop stops watching a descriptor for good when it reports EPOLLERR, and with IP_RECVERR an ICMP message
         # is enough for that. An epoll descriptor around the socket is readable then, and never reports EPOLLERR.
-        self._watch = select.epoll()
-        self._watch.register(sock, select.EPOLLIN)
+        try:
+            self._watch = select.epoll()
+            self._watch.register(sock, select.EPOLLIN)
+        except OSError:
+            sock.close()
+            raise
 
     def __str__(self) -> str:
         remote = self._source.address

@@ -72,12 +72,12 @@ class UdpPeer:
 
     async def _serve(self) -> None:
         """Carry packets until the socket breaks. Raises LinkDown."""
+        source = FixedSource() if self._endpoints else FirstSender()
         try:
             sock = udp.open_unbound() if self._bound is None else self._bound.dup()
+            link = UdpLink(sock, source)
         except OSError as error:
             raise LinkDown(addresses.said(error)) from None
-        source = FixedSource() if self._endpoints else FirstSender()
-        link = UdpLink(sock, source)
         try:
             async with asyncio.TaskGroup() as tasks:
                 if isinstance(source, FixedSource):
