@@ -135,6 +135,7 @@ async def test_a_refusal_is_trouble_until_the_peer_is_heard():
         assert readable(link.fileno())
         assert link.recv_batch(0.0) == []
         assert link.trouble == "Connection refused"
+        assert not readable(link.fileno(), 0), "the loop would spin"
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
             peer.bind(where)
             peer.sendto(b"now", link.local)
