@@ -39,7 +39,6 @@ from tunneld.proto.source import Address
 from tunneld.pump import Pump
 
 log = logging.getLogger("tunneld.tcp")
-limited = Limited(log, per_second=1)
 
 # A connection that stood this long, in seconds, was no failure: the next delay is the first again.
 HELD = 10.0
@@ -79,6 +78,7 @@ class TcpPeer:
         self._why = "starting"
         self._known: dict[Endpoint, set[str]] = {}
         self._stranger = asyncio.Event()
+        self._limited = Limited(log, per_second=1)
 
     async def run(self) -> NoReturn:
         """Serve until cancelled; then nothing of ours is open."""
@@ -173,7 +173,7 @@ class TcpPeer:
         self._pump.count(Reason.STRANGER)
         self._stranger.set()
         who = addresses.text(link.remote)
-        limited.warning(self._clock(), "stranger", "refused a connection from %s: not the endpoint", who)
+        self._limited.warning(self._clock(), "stranger", "refused a connection from %s: not the endpoint", who)
 
     async def _learn_forever(self) -> NoReturn:
         while True:
@@ -181,6 +181,7 @@ class TcpPeer:
                 with suppress(LinkDown):  # what was known of it stays
                     await self._resolve(endpoint)
             await asyncio.sleep(LEARN_PAUSE)
+            self._limited.settle(self._clock())
             self._stranger.clear()
             await self._stranger.wait()
 
