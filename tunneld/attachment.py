@@ -151,7 +151,9 @@ class Attachment:
                 if change.deleted:
                     raise DeviceLostError(f"{device.name}: the device was deleted")
                 if not change.up and self._wish is not None:
-                    raise DeviceLostError(f"{device.name}: the device was set down")
+                    # A deletion begins by setting the device down, and the kernel lets nobody look until it is over.
+                    there = (await self._kernel.observe()).link(device.name) is not None
+                    raise DeviceLostError(f"{device.name}: the device was {'set down' if there else 'deleted'}")
                 self._set_mtu(change.mtu)
         raise AssertionError("an endless watch has ended")
 
