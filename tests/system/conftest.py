@@ -62,9 +62,18 @@ class Setup:
         return self._text(1, listen, {"name": "left", "endpoint": endpoint}, sections)
 
     def _text(self, end: int, tunnel: dict[str, Any], peer: dict[str, Any], more: dict[str, dict[str, Any]]) -> str:
+        # The neighbours remember a MAC address for up to a minute, and a new device has a new one.
+        mac = {"mac": f"02:00:00:00:09:0{end + 1}"} if self.mode == "tap" else {}
         own = {
             "tunnel": {"protocol": "plain", "transport": self.transport, **tunnel},
-            "interface": {"name": LINK, "mode": self.mode, "mtu": 1400, "addresses": inside(end), **self.interface},
+            "interface": {
+                "name": LINK,
+                "mode": self.mode,
+                "mtu": 1400,
+                "addresses": inside(end),
+                **mac,
+                **self.interface,
+            },
             "peer": peer,
         }
         return toml(**{name: own.get(name, {}) | more.get(name, {}) for name in (*own, *(more.keys() - own.keys()))})
