@@ -97,6 +97,8 @@ def _sweep(directory: Path, name: str, *, quiet: bool) -> int:
             except instance.AlreadyRunsError as error:
                 raise DownError(str(error)) from None
         cleared = asyncio.run(_clear(name, Journal(directory, name)))
+        # Nobody answers there while we hold the name; `tunneld show` takes it for a killed daemon.
+        (directory / f"{name}.sock").unlink(missing_ok=True)
     for command in cleared.commands:
         print(command)
     if not cleared.commands and not cleared.spared and not quiet:
