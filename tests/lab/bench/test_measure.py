@@ -101,8 +101,7 @@ def test_quantiles_are_values_that_occurred():
 
 
 def test_cpu_and_memory_of_a_process_are_its_own():
-    code = "import sys, time\nblock = b'x' * 50_000_000\nwhile time.process_time() < 0.4: pass\nprint(); input()"
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as busy:
+    with subprocess.Popen([sys.executable, "-c", WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as busy:
         assert busy.stdout is not None
         busy.stdout.readline()
         before = measure.cpu_seconds([busy.pid])
@@ -112,6 +111,19 @@ def test_cpu_and_memory_of_a_process_are_its_own():
         assert measure.cpu_seconds([busy.pid, os.getpid()]) > before
         assert 50e6 < measure.peak_memory(busy.pid) < 500e6
         busy.communicate(b"\n")
+
+
+# Has held 50 MB, which it gave back, and has a gigabyte of addresses without memory behind them.
+WORKER = """
+import mmap, time
+reserved = mmap.mmap(-1, 1 << 30)
+block = b"x" * 50_000_000
+del block
+while time.process_time() < 0.4:
+    pass
+print()
+input()
+"""
 
 
 def _burn(seconds: float) -> None:

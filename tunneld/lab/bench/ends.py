@@ -82,7 +82,7 @@ class Window:
         return (self._total - before) / (DONE * self._seconds - began)
 
 
-def send_stream(_: Channel, *, address: str, port: int, seconds: float) -> Answer:
+def send_stream(channel: Channel, *, address: str, port: int, seconds: float) -> Answer:
     """Write to a TCP connection for `seconds`. `busy` is the share of a core that the sender itself took."""
     block = os.urandom(BLOCK)
     sent = 0
@@ -117,7 +117,7 @@ def receive_stream(channel: Channel, *, address: str, seconds: float) -> Answer:
 
 
 def send_datagrams(
-    _: Channel, *, address: str, port: int, payload: str, seconds: float, rate: float | None
+    channel: Channel, *, address: str, port: int, payload: str, seconds: float, rate: float | None
 ) -> Answer:
     """Send UDP datagrams for `seconds`: `rate` a second, or as many as the kernel takes.
 
@@ -138,7 +138,7 @@ def send_datagrams(
                 pace = max(pace, now - MOST_AT_ONCE / rate)
                 due = int((now - pace) * rate)
                 pace += due / rate
-            for _unused in range(due):
+            for _ in range(due):
                 try:
                     sock.send(datagram)
                 except BlockingIOError:
@@ -193,7 +193,7 @@ def receive_datagrams(channel: Channel, *, address: str, payload: str, seconds: 
     return {"received": received, "rate": window.rate(), "strange": strange, "overflown": overflown}
 
 
-def ping(_: Channel, *, address: str, seconds: float) -> Answer:
+def ping(channel: Channel, *, address: str, seconds: float) -> Answer:
     """ICMP echoes for `seconds`, each after the one before; the far kernel answers. `times` are in seconds."""
     identifier = os.getpid() & 0xFFFF
     times: list[float] = []
