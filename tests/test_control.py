@@ -227,6 +227,25 @@ def test_the_runtime_directory_of_the_unit_comes_first(monkeypatch, variable, di
     assert str(control.socket_path("left")) == f"{directory}/left.sock"
 
 
+@pytest.mark.parametrize(
+    ("uid", "open_to_us", "own", "directory"),
+    [
+        (0, False, "/run/user/0", "/run/tunneld"),
+        (1000, True, "/run/user/1000", "/run/tunneld"),
+        (1000, False, "/run/user/1000", "/run/user/1000/tunneld"),
+        (1000, False, None, "/run/tunneld"),
+    ],
+)
+def test_a_user_to_whom_the_directory_is_closed_has_his_own(monkeypatch, uid, open_to_us, own, directory):
+    monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    if own is not None:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", own)
+    monkeypatch.setattr("os.geteuid", lambda: uid)
+    monkeypatch.setattr("os.access", lambda path, mode: open_to_us)
+    assert str(control.run_dir()) == directory
+
+
 async def ask(path, name):
     return await asyncio.to_thread(request, path, {"request": name})
 

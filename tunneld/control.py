@@ -69,9 +69,19 @@ class NotRunning(ControlError):
 
 
 def run_dir() -> Path:
-    """Where sockets and locks of running tunnels stand: the unit's runtime directory, or /run/tunneld."""
+    """Where sockets and locks of running tunnels stand: the unit's runtime directory, or /run/tunneld.
+
+    A user to whom /run/tunneld is closed has a directory of his own, so that the owner of a persistent device can
+    run a tunnel on it.
+    """
     given = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
-    return Path(given or "/run/tunneld")
+    system = Path("/run/tunneld")
+    own = os.environ.get("XDG_RUNTIME_DIR")
+    if given:
+        return Path(given)
+    if os.geteuid() == 0 or own is None or os.access(system, os.X_OK):
+        return system
+    return Path(own) / "tunneld"
 
 
 def socket_path(name: str) -> Path:
