@@ -18,8 +18,11 @@ from tunneld.proto.source import Source
 # Datagrams read in one turn of the loop: enough to amortise the wake-up, few enough to let others run.
 BATCH = 32
 DATAGRAM_BUFFER_BYTES = 65536
-# The kernel doubles these and bounds them by net.core.{r,w}mem_max.
+# With CAP_NET_ADMIN outside any user namespace this is what we get; else net.core.{r,w}mem_max bounds it.
 SOCKET_BUFFER_BYTES = 4 * 1024 * 1024
+# asm-generic/socket.h; the socket module does not name them.
+SO_SNDBUFFORCE = 32
+SO_RCVBUFFORCE = 33
 
 # linux/in.h, linux/in6.h: report ICMP errors on an unconnected socket too.
 IP_RECVERR = 11
@@ -145,8 +148,11 @@ def open_unbound() -> socket.socket:
 
 
 def _prepare(sock: socket.socket) -> None:
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_BYTES)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
+    for force, bounded in ((SO_RCVBUFFORCE, socket.SO_RCVBUF), (SO_SNDBUFFORCE, socket.SO_SNDBUF)):
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, force, SOCKET_BUFFER_BYTES)
+        except PermissionError:
+            sock.setsockopt(socket.SOL_SOCKET, bounded, SOCKET_BUFFER_BYTES)
     sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
