@@ -335,6 +335,25 @@ async def test_a_socket_that_is_not_connected_is_refused_and_closed():
 # --- half-open
 
 
+async def test_silence_is_counted_from_the_last_sign_of_the_peer():
+    async with link_and_socket() as (link, peer):
+        await until(lambda: link.silence() > 0.1)
+        peer.sendall(b"\0\0")
+        receive(link, 1)
+        assert link.silence() < 0.1
+        await until(lambda: link.silence() > 0.1)
+        link.send_batch([b"x"])
+        await until(lambda: link.silence() < 0.1)
+
+
+async def test_a_link_that_was_given_up_ends_with_the_next_read():
+    async with link_and_socket() as (link, _peer):
+        link.give_up("nobody is there")
+        assert readable(link.fileno())
+        with pytest.raises(LinkDown, match=r"^nobody is there$"):
+            link.recv_batch(0.0)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("state", ["idle", "sending"])
 async def test_a_half_open_connection_is_found_within_15_seconds(namespaces, state):

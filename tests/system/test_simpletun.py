@@ -90,8 +90,7 @@ async def test_a_client_that_sends_one_byte_at_a_time_is_understood(hosts):
     async with raw_client(hosts) as client:
         for sequence in range(3):
             for octet in framed(echo_request(sequence)):
-                client.send(bytes([octet]))
-                await asyncio.sleep(0)
+                await asyncio.get_running_loop().sock_sendall(client, bytes([octet]))
             assert await echo_reply(client) == sequence
 
 
@@ -121,7 +120,7 @@ async def test_a_client_that_leaves_within_a_packet_does_no_harm(hosts):
     ours = await serving(hosts)
     for rest in (b"\0", b"\xff\xff", b"\xff\xff" + bytes(1000)):
         async with raw_client(hosts) as client:
-            client.send(rest)
+            await asyncio.get_running_loop().sock_sendall(client, rest)
     async with raw_client(hosts) as client:
         client.send(framed(echo_request(7)))
         assert await echo_reply(client) == 7
