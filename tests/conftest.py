@@ -26,6 +26,11 @@ except sandbox.SandboxUnavailableError as error:
     UNAVAILABLE = str(error)
 
 
+if MODE == "userns":
+    # Everybody is root in there, and pytest would want the directory of temporary files that is really root's.
+    os.environ["LOGNAME"] = "root-of-a-namespace"
+
+
 def pytest_report_header() -> str:
     return f"sandbox: {MODE} {UNAVAILABLE}".rstrip()
 
