@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # From the ground up. A module may import its own layer and those below it. The longest name counts.
 LAYERS = (
-    ("tunneld", "tunneld.text", "tunneld.proto"),
+    ("tunneld", "tunneld.text", "tunneld.tasks", "tunneld.proto"),
     ("tunneld.config", "tunneld.netcfg", "tunneld.netcfg.model", "tunneld.netcfg.operation", "tunneld.netcfg.plan"),
     (
         "tunneld.edge",
@@ -164,6 +164,12 @@ def blanket_handlers(module: Module) -> Iterator[str]:
             yield f"{module.name}:{node.lineno} catches every exception, our own bugs included"
 
 
+def wrapped_failures(module: Module) -> Iterator[str]:
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.TryStar) and any(isinstance(inner, ast.Raise) for inner in ast.walk(node)):
+            yield f"{module.name}:{node.lineno} raises in except*, which wraps it before 3.11.4; see tunneld/tasks.py"
+
+
 def missing_docstring(module: Module) -> Iterator[str]:
     if module.name not in UNTESTED_ALONE and ast.get_docstring(module.tree) is None:
         yield f"{module.name} does not say what it is for"
@@ -231,6 +237,7 @@ RULES = (
     (clocks_and_loose_tasks, "tunneld.pump", "import asyncio\nasyncio.create_task(f())"),
     (blanket_handlers, "tunneld.pump", "try:\n    f()\nexcept Exception:\n    pass"),
     (blanket_handlers, "tunneld.pump", "try:\n    f()\nexcept:\n    pass"),
+    (wrapped_failures, "tunneld.pump", "try:\n    f()\nexcept* OSError as e:\n    raise e.exceptions[0]"),
     (missing_docstring, "tunneld.pump", "import this"),
     (too_long, "tunneld.pump", "\n" * 401),
     (too_long, "tunneld.pump", "def f():\n" + "    pass\n" * 60),

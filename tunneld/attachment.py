@@ -30,6 +30,7 @@ from tunneld.proto.const import ETHERNET_BYTES
 from tunneld.proto.errors import ConfigErrors, DeviceError
 from tunneld.proto.plain import PlainTunnel
 from tunneld.pump import Pump
+from tunneld.tasks import bare
 
 if TYPE_CHECKING:
     from tunneld.netcfg.kernel import Kernel
@@ -135,12 +136,10 @@ class Attachment:
 
     async def _drive(self) -> NoReturn:
         assert self.device is not None
-        try:
+        with bare(DeviceLostError, KernelError):
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._pump.drive(self.device), name="drive")
                 tasks.create_task(self._watch(self.device), name="watch")
-        except* (DeviceLostError, KernelError) as ends:
-            raise ends.exceptions[0] from None
         raise AssertionError("a task that never ends has ended")
 
     async def _watch(self, device: Device) -> NoReturn:

@@ -38,6 +38,7 @@ from tunneld.proto.backoff import Backoff
 from tunneld.proto.errors import ConfigErrors, DeviceError
 from tunneld.proto.plain import PlainDatagramTunnel, PlainTunnel
 from tunneld.pump import Pump
+from tunneld.tasks import bare
 
 log = logging.getLogger("tunneld")
 
@@ -116,7 +117,7 @@ class Daemon:
             await self._serve(stop)
 
     async def _serve(self, stop: asyncio.Event) -> None:
-        try:
+        with bare(DeviceError, KernelError):
             async with asyncio.TaskGroup() as tasks:
                 running = [
                     tasks.create_task(self._link.run(), name="link"),
@@ -127,8 +128,6 @@ class Daemon:
                 log.info("stopping")
                 for task in running:
                     task.cancel()
-        except* (DeviceError, KernelError) as failures:
-            raise failures.exceptions[0] from None
 
     def _hold_name(self, stack: AsyncExitStack) -> None:
         directory = run_dir()

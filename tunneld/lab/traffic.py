@@ -21,6 +21,7 @@ from tunneld.lab import sockets
 from tunneld.lab.child import readable
 from tunneld.lab.host import Host
 from tunneld.lab.sockets import Address
+from tunneld.tasks import bare
 
 CHUNK = 1 << 18
 _NUMBER = struct.Struct("!I")
@@ -143,12 +144,10 @@ async def blast(
 async def _copy(
     sending: socket.socket, source: Path, receiving: socket.socket, target: Path, progress: Callable[[int], None]
 ) -> int:
-    try:
+    with bare(OSError):
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(_send_file(sending, source))
             received = tasks.create_task(_receive_file(receiving, target, progress))
-    except* OSError as failures:
-        raise failures.exceptions[0] from None
     return received.result()
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tunneld.lab.bench.ends import Answer
 from tunneld.lab.bench.remote import End, MeasureError
+from tunneld.tasks import bare
 
 PACKET = 64  # bytes of a small packet, from its IP header on
 HEADERS = 28  # IPv4 and UDP
@@ -182,13 +183,11 @@ async def _round_trips(taken: Sample, ends: Ends, address: str, seconds: float) 
     if len(idle["times"]) != idle["sent"]:
         raise MeasureError(f"round trip: of {idle['sent']} echoes on the idle way, {len(idle['times'])} came back")
     _note_times(taken, "idle", idle["times"])
-    try:
+    with bare(MeasureError):
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(_stream(ends.left, ends.right, address, seconds * (1 + 2 * HEAD_START)))
             await asyncio.sleep(seconds * HEAD_START)
             busy = await ends.pinger.ask("ping", address=address, seconds=seconds)
-    except* MeasureError as failures:
-        raise failures.exceptions[0] from None
     if not busy["times"]:
         raise MeasureError(f"round trip: none of {busy['sent']} echoes beside a bulk stream came back")
     _note_times(taken, "bulk", busy["times"])
