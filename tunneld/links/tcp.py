@@ -152,16 +152,12 @@ class TcpPeer:
         """Listening beside connecting: only the peer, but at any time."""
         async with asyncio.TaskGroup() as connections:
             while True:
-                self._admit(await _accept(listener), connections)
+                link = await _accept(listener)
+                if any(link.remote[0] in hosts for hosts in self._known.values()):
+                    connections.create_task(self._carry_accepted(link), name="carry")
+                else:
+                    self._refuse(link)
         raise AssertionError("a task that never ends has ended")
-
-    def _admit(self, link: TcpLink, connections: asyncio.TaskGroup) -> None:
-        if not any(link.remote[0] in hosts for hosts in self._known.values()):
-            self._refuse(link)
-            return
-        task = connections.create_task(self._carry_accepted(link), name="carry")
-        # A task that is cancelled before its first step would leave it open.
-        task.add_done_callback(lambda _: link.close())
 
     async def _carry_accepted(self, link: TcpLink) -> None:
         await self._carry(link)

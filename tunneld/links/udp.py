@@ -87,8 +87,6 @@ class UdpPeer:
                 tasks.create_task(self._pump.carry(link), name="carry")
         except* LinkDown as downs:
             raise LinkDown(str(downs.exceptions[0])) from None
-        finally:
-            link.close()  # a task that is cancelled before its first step leaves it open
 
     async def _follow_senders(self, source: FirstSender, link: UdpLink) -> NoReturn:
         self._state.become(State.LISTENING, f"waiting on udp {addresses.text(link.local)}")
