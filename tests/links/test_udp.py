@@ -191,6 +191,18 @@ async def test_a_refusal_is_told_and_forgotten_when_the_peer_is_heard(role):
             await until(lambda: subject.now.startswith("up"))
 
 
+async def test_the_trouble_of_one_endpoint_is_not_that_of_the_next():
+    gone = nobody(socket.SOCK_DGRAM)
+    with peer() as (_sock, endpoint):
+        subject = Subject("udp", listen=LOOPBACK, endpoints=(gone, endpoint))
+        async with running(subject.run()):
+            await until(lambda: "nothing heard" in subject.now)
+            subject.pump._link.send_batch([b"anybody?"])
+            await until(lambda: f"{gone}: Connection refused" in subject.now)
+            subject.clock.ahead += FIRST_SENDER_HOLD
+            await until(lambda: subject.now == f"connecting: {endpoint}: nothing heard lately")
+
+
 @pytest.mark.parametrize("room", [0, 1])
 async def test_a_socket_that_cannot_be_had_is_tried_again(room):
     with peer() as (_sock, endpoint):
