@@ -29,6 +29,7 @@ from tunneld.proto.const import FIRST_SENDER_HOLD
 from tunneld.proto.errors import LinkDown
 from tunneld.proto.source import Address, FirstSender, FixedSource, Released
 from tunneld.pump import Pump
+from tunneld.tasks import bare
 
 # How often the state is brought up to date, in seconds.
 TICK = 0.5
@@ -78,15 +79,13 @@ class UdpPeer:
             link = UdpLink(sock, source)
         except OSError as error:
             raise LinkDown(addresses.said(error)) from None
-        try:
+        with bare(LinkDown):
             async with asyncio.TaskGroup() as tasks:
                 if isinstance(source, FixedSource):
                     tasks.create_task(self._follow_endpoints(source, link, sock.family), name="follow")
                 else:
                     tasks.create_task(self._follow_senders(source, link), name="follow")
                 tasks.create_task(self._pump.carry(link), name="carry")
-        except* LinkDown as downs:
-            raise LinkDown(str(downs.exceptions[0])) from None
 
     async def _follow_senders(self, source: FirstSender, link: UdpLink) -> NoReturn:
         self._state.become(State.LISTENING, f"waiting on udp {addresses.text(link.local)}")
