@@ -26,6 +26,13 @@ async def test_two_at_once_do_not_take_each_others_answers(pair):
     assert [answer.lost for answer in answers] == [0] * 5
 
 
+async def test_an_answer_to_somebody_else_is_none_to_us(pair):
+    async with asyncio.TaskGroup() as tasks:
+        absent = tasks.create_task(ping(pair.left, "192.0.2.77", count=1, timeout=0.3))
+        tasks.create_task(ping(pair.left, pair.right_v4, count=20, interval=0.0))
+    assert absent.result().lost == 1
+
+
 async def test_wait_reachable_ends_with_the_first_answer_and_has_a_bound(pair):
     await network.set_state(pair.right, "eth0", "down")
     with pytest.raises(TimeoutError):

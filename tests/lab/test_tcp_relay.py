@@ -164,6 +164,18 @@ async def test_a_reader_that_stops_is_felt_by_the_writer(host):
                     await asyncio.get_running_loop().sock_sendall(client, bytes(32 * HELD))
 
 
+async def test_what_a_slow_reader_made_wait_arrives_whole(host):
+    data = random.Random(3).randbytes(12_000_000)
+    with TcpRelay(host, LISTEN, TARGET, impairment=Impairment(segment=60_001)) as relay:
+        async with through(host, relay) as (client, server), asyncio.TaskGroup() as tasks:
+            tasks.create_task(send(client, data))
+            received = b""
+            while len(received) < len(data):
+                await asyncio.sleep(0.002)  # long enough for the buffers to fill, so that writes are cut short
+                received += await receive(server, min(150_000, len(data) - len(received)))
+    assert received == data
+
+
 async def test_a_refusing_target_is_a_reset_for_the_client(host):
     with (
         TcpRelay(host, LISTEN, TARGET),

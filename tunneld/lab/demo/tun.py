@@ -12,6 +12,7 @@ from tunneld.lab.demo.scene import expect, ms
 from tunneld.lab.demo.screen import Screen, Step, bar
 from tunneld.lab.shell import Session
 from tunneld.lab.topology import Pair
+from tunneld.proto.const import PREFIX_BYTES
 
 LEFT = "10.9.0.1"
 RIGHT = "10.9.0.2"
@@ -107,19 +108,18 @@ async def _wire(screen: Screen, hosts: Pair) -> None:
         with sockets.udp(hosts.left, connect=(RIGHT, 7007)) as sock:
             sock.send(SECRET)
         frame = await capture.wait_for(lambda packet: SECRET in packet.data)
-        message = frame.data[_OUTER_HEADERS:]
-        (packet,) = (packet for packet in _packets(message) if SECRET in packet)
+        (record,) = (each for each in _records(frame.data[_OUTER_HEADERS:]) if SECRET in each)
         step.result = f'left says "{SECRET.decode()}" to right; on eth0:'
-    screen.detail(f"outside: {decode.ethernet(frame.data, shown=0)}, namely:")
-    for line in decode.dump(message):
+    screen.detail(f"outside: {decode.ethernet(frame.data, shown=0)}, in it:")
+    for line in decode.dump(record):
         screen.detail(line)
-    screen.detail(f"inside:  {decode.ip(packet, shown=0)}")
+    screen.detail(f"inside:  {decode.ip(record[PREFIX_BYTES:], shown=0)}")
     screen.detail('In clear (protocol "plain"): anybody on the way can read and change it.', "alarm")
 
 
-def _packets(message: bytes) -> Iterator[bytes]:
-    """The packets of a datagram of `plain`: each after its length in two bytes."""
+def _records(message: bytes) -> Iterator[bytes]:
+    """What a datagram of `plain` holds: each packet after its length."""
     while message:
-        end = 2 + int.from_bytes(message[:2], "big")
-        yield message[2:end]
+        end = PREFIX_BYTES + int.from_bytes(message[:PREFIX_BYTES], "big")
+        yield message[:end]
         message = message[end:]
