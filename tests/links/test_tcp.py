@@ -252,6 +252,26 @@ async def test_a_stranger_who_is_the_peer_at_a_new_address_is_known_soon(tmp_pat
                 assert tries < 40
 
 
+async def test_strangers_cannot_make_us_ask_the_resolver_for_ever(monkeypatch):
+    asked = []
+
+    def fail(host, *_arguments, **_options):
+        asked.append(host)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    subject = Subject("tcp", listen=LOOPBACK, endpoints=(Endpoint("peer.example", 1),))
+    monkeypatch.setattr(links, "Backoff", lambda random: Forever())
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    async with running(subject.run()):
+        for number in range(1, 21):
+            with socket.socket() as stranger:
+                stranger.settimeout(5)
+                stranger.connect((subject.at.host, subject.at.port))
+                assert await closed(stranger)
+            await until(lambda number=number: subject.pump.drops() == {Reason.STRANGER: number})
+    assert asked == ["peer.example"] * 2, "once to connect, once to know it"
+
+
 class Forever:
     """So that only the stranger can be the cause of a new look-up."""
 
