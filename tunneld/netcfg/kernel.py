@@ -15,8 +15,8 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from ipaddress import ip_interface, ip_network
 from typing import Any
@@ -109,11 +109,9 @@ class Kernel:
 
     async def execute(self, operation: Operation) -> None:
         """Make one change. Raises KernelError with the `ip` command that it equals and the kernel's reason."""
-        try:
+        with refusals(operation.command):
             async with self._turn:
                 await self._perform(operation)
-        except (NetlinkError, OSError) as error:
-            raise KernelError(f"{operation.command}: {_reason(error)}", _errno(error)) from error
 
     async def watch(self, receive_buffer: int = 1 << 20) -> AsyncGenerator[LinkChange, None]:
         """Every link as it is, then each change as it happens; endless. Close it with `contextlib.aclosing`.
@@ -219,6 +217,15 @@ class Kernel:
 
     async def _route(self, command: str, link: str, destination: Any, protocol: int) -> None:
         await self.ipr.route(command, dst=str(destination), oif=await self._index(link), proto=protocol)
+
+
+@contextmanager
+def refusals(command: str) -> Iterator[None]:
+    """What the kernel refuses in the body becomes a KernelError that names the `ip` command it equals."""
+    try:
+        yield
+    except (NetlinkError, OSError) as error:
+        raise KernelError(f"{command}: {_reason(error)}", _errno(error)) from error
 
 
 class _Route(AsyncIPRoute):  # type: ignore[misc]
