@@ -70,5 +70,10 @@ async def test_a_router_forwards_only_once_it_is_told_to(lab):
 
 
 async def test_the_kernels_refusal_is_not_hidden(lab):
-    with pytest.raises(KernelError, match="absent"):
-        await network.set_state(lab.host("left"), "absent", "up")
+    left, right = lab.host("left"), lab.host("right")
+    with pytest.raises(KernelError, match="ip link set dev absent up"):
+        await network.set_state(left, "absent", "up")
+    with pytest.raises(KernelError, match=r"ip route add 192\.0\.2\.0/24 via 198\.51\.100\.1: "):
+        await network.route(left, "192.0.2.0/24", "198.51.100.1")
+    with pytest.raises(KernelError, match="ip link add lo type veth peer eth0 netns right: "):
+        await network.cable(left, "lo", right, "eth0")

@@ -18,7 +18,7 @@ POLL = 0.02  # seconds between two looks at the control socket
 
 
 class DaemonEndedError(Exception):
-    """The daemon ended while it was waited for. `str()` is its exit code and its log."""
+    """The daemon ended while it was waited for. `str()` is one line that says so, then its log."""
 
 
 class Daemon:
@@ -101,4 +101,4 @@ class Daemon:
 
     def _must_run(self) -> None:
         if not self.child.running:
-            raise DaemonEndedError(f"{self.host.name}: tunneld run {self.config.name} ended; its log:\n{self.log()}")
+            raise DaemonEndedError(f"tunneld run {self.config.name} has ended on {self.host.name}\n{self.log()}")

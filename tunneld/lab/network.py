@@ -8,7 +8,7 @@ from ipaddress import IPv6Address, IPv6Interface, ip_interface
 from pathlib import Path
 
 from tunneld.lab.host import Host
-from tunneld.netcfg.kernel import Kernel
+from tunneld.netcfg.kernel import Kernel, refusals
 from tunneld.netcfg.operation import IFA_F_NODAD, AddressAdd, BridgeAdd, LinkSet, PortJoin
 
 WITHOUT_NEIGHBOURS = ("", "00:00:00:00:00:00")  # what a TUN device and lo have for a MAC
@@ -16,10 +16,11 @@ HAS_IPV6 = Path("/proc/sys/net/ipv6").exists()  # absent with ipv6.disable=1 on 
 
 
 async def cable(one: Host, one_link: str, other: Host, other_link: str) -> None:
-    """A veth pair between two hosts, both ends up. Raises NetlinkError."""
+    """A veth pair between two hosts, both ends up. Raises KernelError."""
     async with Kernel.open(one.namespace) as kernel:
         peer = {"ifname": other_link, "net_ns_fd": f"/proc/self/fd/{other.namespace}"}
-        await kernel.ipr.link("add", ifname=one_link, kind="veth", peer=peer)
+        with refusals(f"ip link add {one_link} type veth peer {other_link} netns {other.name}"):
+            await kernel.ipr.link("add", ifname=one_link, kind="veth", peer=peer)
     await set_state(one, one_link, "up")
     await set_state(other, other_link, "up")
 
@@ -53,22 +54,10 @@ async def bridge(host: Host, name: str, *ports: str) -> None:
 
 
 async def route(host: Host, destination: str, gateway: str) -> None:
-    """Reach the prefix `destination` by way of `gateway`. Raises NetlinkError."""
+    """Reach the prefix `destination` by way of `gateway`. Raises KernelError."""
     async with Kernel.open(host.namespace) as kernel:
-        await kernel.ipr.route("add", dst=destination, gateway=gateway)
-
-
-async def _wait_solicitable(host: Host, link: str, address: IPv6Address, timeout: float = 5.0) -> None:
-    """Wait until the host hears who asks for `address`: the kernel joins the group for that a moment later."""
-    group = f"ff0200000000000000000001ff{int(address) & 0xFFFFFF:06x}"
-
-    def joined() -> bool:
-        rows = Path("/proc/thread-self/net/igmp6").read_text().splitlines()
-        return any(row.split()[1:3] == [link, group] for row in rows)
-
-    async with asyncio.timeout(timeout):
-        while not host.call(joined):  # noqa: ASYNC110 (the kernel announces it nowhere)
-            await asyncio.sleep(0.001)
+        with refusals(f"ip route add {destination} via {gateway}"):
+            await kernel.ipr.route("add", dst=destination, gateway=gateway)
 
 
 def forward(host: Host) -> None:
@@ -99,3 +88,16 @@ def mac(host: Host, link: str) -> str:
         return address.hex(":")
 
     return host.call(ask)
+
+
+async def _wait_solicitable(host: Host, link: str, address: IPv6Address, timeout: float = 5.0) -> None:
+    """Wait until the host hears who asks for `address`: the kernel joins the group for that a moment later."""
+    group = f"ff0200000000000000000001ff{int(address) & 0xFFFFFF:06x}"
+
+    def joined() -> bool:
+        rows = Path("/proc/thread-self/net/igmp6").read_text().splitlines()
+        return any(row.split()[1:3] == [link, group] for row in rows)
+
+    async with asyncio.timeout(timeout):
+        while not host.call(joined):  # noqa: ASYNC110 (the kernel announces it nowhere)
+            await asyncio.sleep(0.001)

@@ -29,7 +29,7 @@ async def test_reached_says_who_does_not_answer(pair):
 async def test_a_daemon_that_does_not_start_fails_the_step_with_its_log(pair, screen, stream):
     with pytest.raises(DaemonEndedError, match="protocol"):
         await scene.start(screen, "bad", [(pair.left, "[tunnel]\n")])
-    assert "✗ daemons" in stream.getvalue()
+    assert stream.getvalue() == "  ✗ daemons     tunneld run bad.toml has ended on left\n"
 
 
 async def test_links_are_those_of_the_kernel(pair):

@@ -106,7 +106,7 @@ class Step:
         elif isinstance(error, (KeyboardInterrupt, asyncio.CancelledError)):
             self._screen.clear()
         else:
-            self._screen.show("✗", self._name, str(error) or self._silent(error), "bad")
+            self._screen.show("✗", self._name, str(error).partition("\n")[0] or self._silent(error), "bad")
 
     def progress(self, text: str) -> None:
         """What is to be seen right now, unless another line was shown within a FRAME."""
