@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import io
 
 import pytest
@@ -7,6 +8,11 @@ import pytest
 from tunneld.lab import topology
 from tunneld.lab.demo.screen import Screen
 from tunneld.lab.topology import Lab
+
+
+def pytest_asyncio_loop_factories():
+    """The one that the demo runs on."""
+    return {"asyncio": asyncio.new_event_loop}
 
 
 @pytest.fixture
