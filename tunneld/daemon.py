@@ -26,6 +26,7 @@ from tunneld import __version__, instance
 from tunneld import log as logs
 from tunneld.attachment import Attachment
 from tunneld.config import Config
+from tunneld.config.locate import locate
 from tunneld.control import ControlServer, run_dir, socket_path
 from tunneld.edge import address, clock, netns, ports, sdnotify, tcp, udp
 from tunneld.edge.device import Device
@@ -64,7 +65,9 @@ def run(config: Config, *, loop: str = "uvloop", debug: bool = False, kernel_cha
         with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
             runner.run(daemon.main())
     except ConfigErrors as faults:
-        for fault in faults.errors:
+        # The kernel showed these, and knows nothing of lines.
+        found = faults if config.path is None else locate(config.path, faults)
+        for fault in found.errors:
             log.error("%s", fault)
         return 2
     except (StartError, DeviceError, KernelError, instance.AlreadyRunsError) as failure:

@@ -63,9 +63,17 @@ def test_a_tap_device_on_a_bridge_that_is_made():
 def test_a_bridge_that_is_there_is_joined_and_not_made():
     observed = Observed((ETH, replace(ETH, index=4, name="eth2", master="br0"), BRIDGE, TAP))
     assert commands(wish_of("tap", bridge="br0"), observed) == [
+        "ip link set dev t0 address fe:00:00:00:00:07",
         "ip link set dev t0 up",
         "ip link set dev t0 master br0",
     ]
+
+
+def test_a_bridge_keeps_its_address_unless_the_port_was_given_one():
+    bridged = wish_of("tap", bridge="br0")
+    for device in (replace(TAP, persistent=True), replace(TAP, address="fe:00:00:00:00:07"), Link.fresh("t0", "tap")):
+        assert not any("address" in command for command in commands(bridged, Observed((BRIDGE, device))))
+    assert not any("address" in command for command in commands(wish_of("tap"), Observed((TAP,))))
 
 
 def test_a_bridge_without_ports_gets_its_own_address_back():

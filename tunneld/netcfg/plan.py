@@ -94,13 +94,21 @@ def _rivals(wish: Wish, prefix: Prefix, observed: Observed) -> Iterator[str]:
 
 
 def _attributes(wish: Wish, device: Link, observed: Observed) -> Iterator[Step]:
-    for attribute, value in (("address", wish.mac), ("txqueuelen", wish.txqueuelen), ("mtu", wish.mtu)):
+    for attribute, value in (("address", _mac(wish, device)), ("txqueuelen", wish.txqueuelen), ("mtu", wish.mtu)):
         was = getattr(device, attribute)
         if value is None or value == was:
             continue
         change = LinkSet(device.name, attribute, value, was)
         lost = attribute == "mtu" and _ends_ipv6(wish, device)
         yield Step(change, (change.inverse, *(_lost_with_ipv6(device, observed) if lost else ())))
+
+
+def _mac(wish: Wish, device: Link) -> str | None:
+    if wish.mac or not wish.bridge or device.persistent or not device.address:
+        return wish.mac
+    # A bridge takes the lowest address of its ports: with a random one of ours it would change its own, and the
+    # host would be deaf until its neighbours have learnt it. fe is local, unicast, and higher than any of a vendor.
+    return f"fe{device.address[2:]}"
 
 
 def _bridge(wish: Wish, observed: Observed) -> Iterator[Step]:
