@@ -18,7 +18,7 @@ import os
 import random
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -47,6 +47,10 @@ IN_CLEAR = (
     'protocol "plain": everything in this tunnel travels in clear and unauthenticated; '
     "anybody on the way can read it, change it and send into it"
 )
+
+# Seconds after which a task that was cancelled is cancelled again. What is undone after it is not waited for: it is
+# taken up where it was left.
+CANCEL_AGAIN = 1.0
 
 
 class StartError(Exception):
@@ -86,6 +90,19 @@ def loop_factory(loop: str) -> Callable[[], asyncio.AbstractEventLoop]:
         raise StartError("uvloop is not installed; run with --loop asyncio") from None
     factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
     return factory
+
+
+async def end(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Cancel the tasks until they have ended.
+
+    Once is not enough: before Python 3.13, a TaskGroup that fails in the turn in which it is cancelled raises the
+    failure alone, and who handles it goes on.
+    """
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN)
 
 
 class Daemon:
@@ -129,8 +146,7 @@ class Daemon:
                 sdnotify.notify("READY=1")
                 await stop.wait()
                 log.info("stopping")
-                for task in running:
-                    task.cancel()
+                await end(running)
 
     def _hold_name(self, stack: AsyncExitStack) -> None:
         directory = run_dir()
