@@ -28,5 +28,27 @@ FIRST_SENDER_HOLD: Final = 60.0
 BACKOFF_FIRST: Final = 0.2
 BACKOFF_MOST: Final = 30.0
 
+# The life of a session, by WireGuard's names and in seconds. The end that initiated it asks for a new one from
+# REKEY_AFTER_TIME on; neither uses it past REJECT_AFTER_TIME.
+REKEY_AFTER_TIME: Final = 120.0
+REJECT_AFTER_TIME: Final = 180.0
+REKEY_TIMEOUT: Final = 5.0
+KEEPALIVE_TIMEOUT: Final = 10.0
+# An initiator that only receives asks this early: a keepalive and one more try still fit before the end.
+REKEY_AFTER_TIME_RECEIVING: Final = REJECT_AFTER_TIME - KEEPALIVE_TIMEOUT - REKEY_TIMEOUT
+# All keys are forgotten this long after the last handshake.
+FORGET_AFTER_TIME: Final = 3 * REJECT_AFTER_TIME
+
+# The replay window: RFC 6479 with 8,192 positions, less the 64 of the word that is being reused there.
+WINDOW: Final = 8192 - 64
+# WireGuard's limits of the counter; the second keeps a counter plus the window from wrapping.
+REKEY_AFTER_MESSAGES: Final = 1 << 60
+REJECT_AFTER_MESSAGES: Final = (1 << 64) - WINDOW - 2
+# aes-256-gcm, 16-byte blocks sealed under one key: with more, the bound on telling it from random grows past 2^-57.
+REKEY_AFTER_BLOCKS: Final = 1 << 35
+REJECT_AFTER_BLOCKS: Final = 1 << 36
+
 assert DATAGRAM_BYTES <= MAX_DATAGRAM_BYTES < MAX_PACKET_BYTES
 assert BACKOFF_FIRST < BACKOFF_MOST < FIRST_SENDER_HOLD
+assert REKEY_AFTER_TIME < REKEY_AFTER_TIME_RECEIVING == 165 < REJECT_AFTER_TIME < FORGET_AFTER_TIME
+assert REJECT_AFTER_MESSAGES == 2**64 - 8130
