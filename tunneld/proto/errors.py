@@ -24,6 +24,18 @@ class Reason(Enum):
     DEVICE_REFUSED = "device-refused"
     DEVICE_FULL = "device-full"
     DEVICE_DOWN = "device-down"
+    UNKNOWN_SESSION = "unknown-session"
+    FORGED = "forged"
+    REPLAYED = "replayed"
+    EXPIRED = "session-expired"
+    UNKNOWN_KIND = "unknown-kind"
+    UNKNOWN_CONTROL = "unknown-control"
+    MALFORMED = "malformed"
+    NOT_IP = "not-ip"
+    BPDU = "bpdu"
+    STORM = "storm"
+    MAC_LIMIT = "mac-limit"
+    MAC_TAKEN = "mac-taken"
 
 
 class BadPacket(Exception):
