@@ -15,11 +15,11 @@ from typing import Final, Literal
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 from tunneld.proto.framing import Buffer
+from tunneld.proto.noise import Aead
 
 Transport = Literal["udp", "tcp"]
 Mode = Literal["tun", "tap"]
 Cipher = Literal["chacha20-poly1305", "aes-256-gcm"]
-Aead = type[ChaCha20Poly1305] | type[AESGCM]
 
 
 class MessageType(IntEnum):

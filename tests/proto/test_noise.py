@@ -1,0 +1,154 @@
+import json
+import os
+from copy import copy
+from pathlib import Path
+
+import pytest
+from cryptography.exceptions import InvalidTag
+
+from tests.conftest import missing
+from tests.proto.keys import LOW_ORDER, PSK, numbers
+from tunneld.proto.noise import CipherState, HandshakeState, UnusableKeyError, blake2s, dh, hkdf, key_pair
+
+ROOT = Path(__file__).resolve().parents[2]
+VECTORS = Path(os.environ.get("TUNNELD_VECTORS", ROOT.parent / "shared" / "vectors"))
+NAMES = [f"Noise_{p}_25519_{c}_BLAKE2s" for p in ("IK", "IKpsk2") for c in ("ChaChaPoly", "AESGCM")]
+PSK_NAMES = NAMES[2:]
+
+
+def ends(name, *, prologues=(b"p", b"p"), psks=(PSK, PSK), seed=0):
+    """An initiator and a responder that know each other."""
+    random = numbers(seed)
+    mine, theirs = key_pair(random(32)), key_pair(random(32))
+    first = HandshakeState(
+        name, initiator=True, prologue=prologues[0], s=mine, rs=theirs.public, psk=psks[0], random=random
+    )
+    second = HandshakeState(name, initiator=False, prologue=prologues[1], s=theirs, psk=psks[1], random=random)
+    return first, second
+
+
+def vector(name):
+    for path in VECTORS.glob("*.json"):
+        for candidate in json.loads(path.read_text())["vectors"]:
+            if candidate["protocol_name"] == name:
+                return candidate
+    missing(f"no vector of {name} in {VECTORS}; set TUNNELD_VECTORS")
+
+
+def end_of_vector(name, vector, side):
+    fields = {key.removeprefix(f"{side}_"): value for key, value in vector.items() if key.startswith(side)}
+    return HandshakeState(
+        name,
+        initiator=side == "init",
+        prologue=bytes.fromhex(fields["prologue"]),
+        s=key_pair(bytes.fromhex(fields["static"])),
+        rs=bytes.fromhex(fields.get("remote_static", "")),
+        psk=bytes.fromhex(fields.get("psks", [""])[0]),
+        random=lambda count: bytes.fromhex(fields["ephemeral"])[:count],
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_published_vectors_come_out_byte_for_byte(name):
+    expected = vector(name)
+    first, second = (end_of_vector(name, expected, side) for side in ("init", "resp"))
+    messages = [(bytes.fromhex(m["payload"]), bytes.fromhex(m["ciphertext"])) for m in expected["messages"]]
+
+    for (payload, message), writer, reader in zip(messages, (first, second), (second, first), strict=False):
+        assert writer.write_message(payload) == message
+        assert reader.read_message_untrusted(message) == payload
+
+    assert first.handshake_hash == second.handshake_hash == bytes.fromhex(expected["handshake_hash"])
+    assert first.split() == second.split()
+    cipher = name.split("_")[3]
+    senders = [CipherState(cipher, key) for key in first.split()]
+    receivers = [copy(sender) for sender in senders]
+    for number, (payload, message) in enumerate(messages[2:]):
+        assert senders[number % 2].encrypt_with_ad(b"", payload) == message
+        assert receivers[number % 2].decrypt_with_ad(b"", message) == payload
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_responder_learns_who_the_initiator_is(name):
+    first, second = ends(name)
+    second.read_message_untrusted(first.write_message(b"payload"))
+    assert second.rs == key_pair(numbers(0)(32)).public
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("position", [0, 31, 32, 79, 80, 95])
+def test_a_message_that_cannot_be_read_leaves_everything_as_it_was(name, position):
+    first, second = ends(name)
+    message = first.write_message(b"")
+    bad = bytearray(message)
+    bad[position] ^= 1
+    with pytest.raises(InvalidTag):
+        second.read_message_untrusted(bytes(bad))
+    assert second.rs == b""
+    assert second.read_message_untrusted(message) == b""
+
+    answer = second.write_message(b"hello")
+    bad = bytearray(answer)
+    bad[position % len(answer)] ^= 1
+    with pytest.raises(InvalidTag):
+        first.read_message_untrusted(bytes(bad))
+    assert first.read_message_untrusted(answer) == b"hello"
+    assert first.split() == second.split()
+
+
+@pytest.mark.parametrize("name", PSK_NAMES)
+def test_another_psk_fails_at_the_second_message(name):
+    first, second = ends(name, psks=(PSK, bytes(32)))
+    second.read_message_untrusted(first.write_message(b""))
+    with pytest.raises(InvalidTag):
+        first.read_message_untrusted(second.write_message(b""))
+
+
+def test_another_prologue_fails_at_the_first_message():
+    first, second = ends(NAMES[0], prologues=(b"p", b"q"))
+    with pytest.raises(InvalidTag):
+        second.read_message_untrusted(first.write_message(b""))
+
+
+@pytest.mark.parametrize("public", LOW_ORDER, ids=bytes.hex)
+def test_a_key_of_low_order_is_refused(public):
+    with pytest.raises(UnusableKeyError):
+        dh(key_pair(numbers(1)(32)), public)
+
+
+def test_a_low_order_ephemeral_key_changes_nothing():
+    first, second = ends(NAMES[2])
+    message = first.write_message(b"")
+    with pytest.raises(UnusableKeyError):
+        second.read_message_untrusted(LOW_ORDER[1] + message[32:])
+    assert second.read_message_untrusted(message) == b""
+
+
+def test_keys_exist_only_after_both_messages():
+    first, second = ends(NAMES[2])
+    second.read_message_untrusted(first.write_message(b""))
+    for end in (first, second):
+        with pytest.raises(AssertionError):
+            end.split()
+
+
+def test_a_key_pair_does_not_show_its_private_half():
+    private = numbers(1)(32)
+    assert private.hex() not in repr(key_pair(private))
+    assert repr(private) not in repr(key_pair(private))
+
+
+def test_hkdf_gives_the_first_keys_of_the_longer_form():
+    three = hkdf(b"c" * 32, b"m", 3)
+    assert hkdf(b"c" * 32, b"m", 2) == three[:2]
+    assert len({*three, b"c" * 32}) == 4
+
+
+def test_blake2s_takes_its_input_in_pieces():
+    # RFC 7693, appendix B.
+    assert blake2s(b"a", b"", b"bc").hex() == "508c5e8c327c14e2e1a72ba34eeb452f37458b209ed63a294d999b4c86675982"
+
+
+def test_a_cipher_without_a_key_passes_text_through_as_the_specification_wants():
+    cipher = CipherState("ChaChaPoly")
+    assert cipher.decrypt_with_ad(b"ad", cipher.encrypt_with_ad(b"ad", b"text")) == b"text"
