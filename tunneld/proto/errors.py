@@ -36,6 +36,15 @@ class Reason(Enum):
     STORM = "storm"
     MAC_LIMIT = "mac-limit"
     MAC_TAKEN = "mac-taken"
+    UNKNOWN_MESSAGE = "unknown-message"
+    OTHER_SETTINGS = "other-settings"
+    BAD_MAC1 = "bad-mac1"
+    BAD_INITIATION = "bad-initiation"
+    BAD_RESPONSE = "bad-response"
+    BAD_COOKIE = "bad-cookie"
+    UNEXPECTED_ANSWER = "unexpected-answer"
+    UNUSABLE_KEY = "unusable-key"
+    OLD_TIMESTAMP = "old-timestamp"
 
 
 class BadPacket(Exception):
