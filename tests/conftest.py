@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
+import struct
 
 import pytest
 import uvloop
 from hypothesis import settings
 
+from tunneld.edge import netns
 from tunneld.lab import sandbox
 
 # A run repeats the last one; a slow machine is no failure.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
+
+LINUX_CAPABILITY_VERSION_3 = 0x20080522
 
 REQUIRE_ALL = os.environ.get("TUNNELD_REQUIRE_ALL") == "1"
 
@@ -55,3 +60,19 @@ def namespaces() -> None:
         os.close(os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
         missing(f"cannot open /dev/net/tun: {error.strerror}")
+
+
+@pytest.fixture
+def without_capabilities():
+    """Call something as a user without any capability, whoever runs the tests: a thread has its own."""
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def call_without(call):
+        def drop_and_call():
+            header = struct.pack("Ii", LINUX_CAPABILITY_VERSION_3, 0)
+            assert libc.capset(header, bytes(24)) == 0
+            return call()
+
+        return netns.on_thread(drop_and_call)
+
+    return call_without
