@@ -16,7 +16,10 @@ from tunneld import __version__
 from tunneld.proto.errors import ConfigError, ConfigErrors, DeviceError
 from tunneld.text import nearest, printable, quoted
 
-VERBS = ("run", "check", "plan", "show", "down", "device", "simpletun", "demo", "bench", "completion")
+VERBS = (
+    "run", "check", "plan", "show", "down", "genkey", "pubkey", "genpsk", "device", "simpletun", "demo", "bench",
+    "completion",
+)  # fmt: skip
 
 
 class Parser(argparse.ArgumentParser):
