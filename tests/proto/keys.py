@@ -22,3 +22,11 @@ LOW_ORDER = [
 def numbers(seed):
     """A source of bytes that repeats."""
     return random.Random(seed).randbytes
+
+
+def flips(message, start, end):
+    """The message with each one bit of its bytes from `start` to before `end` turned, one after the other."""
+    for position in range(start * 8, end * 8):
+        bad = bytearray(message)
+        bad[position // 8] ^= 1 << position % 8
+        yield bytes(bad)

@@ -188,9 +188,14 @@ class HandshakeState:
     def handshake_hash(self) -> bytes:
         return self._symmetric.handshake_hash
 
+    @property
+    def finished(self) -> bool:
+        """Whether both messages are through."""
+        return not self._messages
+
     def split(self) -> tuple[bytes, bytes]:
-        """The two transport keys once both messages are through: the initiator sends with the first."""
-        assert not self._messages, "the handshake is not finished"
+        """The two transport keys of a finished handshake: the initiator sends with the first."""
+        assert self.finished
         return self._symmetric.split()
 
     def write_message(self, payload: bytes) -> bytes:
