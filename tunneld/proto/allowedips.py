@@ -12,15 +12,13 @@ from ipaddress import IPv4Network, IPv6Network
 from operator import itemgetter
 from typing import Generic, TypeVar
 
+from tunneld.proto.const import IPV4_HEADER_BYTES, IPV6_HEADER_BYTES
 from tunneld.proto.framing import Buffer
 
 Network = IPv4Network | IPv6Network
 P = TypeVar("P", bound=Hashable)
 # Longest prefix first: how many bits lie behind it, and the owners by the bits of the prefix.
 Tables = list[tuple[int, dict[int, P]]]
-
-IPV4_HEADER_BYTES = 20
-IPV6_HEADER_BYTES = 40
 
 
 class AllowedIPs(Generic[P]):

@@ -14,6 +14,11 @@ DEFAULT_PORT: Final = 55555
 # An Ethernet header and one 802.1Q tag, which no MTU counts.
 ETHERNET_BYTES: Final = 18
 
+# The shortest headers, below which nothing is looked at.
+IPV4_HEADER_BYTES: Final = 20
+IPV6_HEADER_BYTES: Final = 40
+ETHERNET_HEADER_BYTES: Final = 14
+
 # The payload of an unfragmented datagram on a 1500-byte path under IPv6 and UDP; several packets share a
 # datagram only up to here, so that aggregation never causes fragmentation by itself.
 DATAGRAM_BYTES: Final = 1500 - 40 - 8
