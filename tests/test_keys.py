@@ -194,6 +194,15 @@ def test_a_directory_further_up_or_behind_a_link_counts_too(tmp_path):
     assert mended(path)
 
 
+def test_a_directory_in_which_others_can_replace_a_link_on_the_way_counts(path, tmp_path):
+    through = tmp_path / "open" / "link"
+    through.parent.mkdir()
+    through.symlink_to(tmp_path)
+    through.parent.chmod(0o777)
+    assert refused(through / "office.key").startswith(f"its directory {through.parent} is writable by others")
+    assert mended(through / "office.key")
+
+
 def test_a_key_of_somebody_else_is_refused(path):
     if MODE != "root":
         missing("only root can give a file away")
@@ -207,7 +216,7 @@ def test_a_key_that_we_may_not_read(path, without_capabilities):
     us = "root" if os.geteuid() == 0 else str(os.geteuid())
     commands = f"chown {us} {path} && chmod 600 {path}"
     assert without_capabilities(lambda: refused(path)) == (
-        f"permission denied (uid {os.geteuid()}); run: {commands}, or let systemd hand it over: LoadCredential="
+        f"permission denied (uid {os.geteuid()}); run: {commands}, or use LoadCredential= of systemd"
     )
 
 
@@ -343,6 +352,18 @@ def test_a_refusal_and_its_traceback_hold_nothing_of_the_key(tmp_path, text):
     lines = traceback.TracebackException.from_exception(refusal.value, capture_locals=True)
     told = "".join(lines.format()).replace(repr(text), "")
     assert "content = bytearray" in told
+    assert pieces_in(base64.b64decode(PRIVATE), told) == []
+
+
+def test_what_was_decoded_before_a_fault_is_wiped():
+    text = bytearray(PRIVATE.encode())
+    text[-2:-1] = b"N"
+    with pytest.raises(BadKey) as refusal:
+        decode(memoryview(text))
+    text[:] = bytes(44)
+    lines = traceback.TracebackException.from_exception(refusal.value, capture_locals=True)
+    told = "".join(lines.format())
+    assert "raw = bytearray" in told
     assert pieces_in(base64.b64decode(PRIVATE), told) == []
 
 

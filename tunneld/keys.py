@@ -70,7 +70,7 @@ class Secret:
         wipe(self.raw)
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and isinstance(other, Secret) and hmac.compare_digest(self.raw, other.raw)
+        return isinstance(other, Secret) and type(other) is type(self) and hmac.compare_digest(self.raw, other.raw)
 
     # It can be cleared, so it is no key of a dictionary.
     __hash__ = None  # type: ignore[assignment]
@@ -220,6 +220,8 @@ def _load(source: _Source, verb: str) -> bytearray:
 
 
 def _read(source: _Source, verb: str, content: bytearray) -> int:
+    if "\0" in str(source.path):
+        raise source.fault("no name of a file holds a zero byte; give another file")
     try:
         # To open a pipe would otherwise wait for its writer.
         descriptor = os.open(source.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -231,8 +233,6 @@ def _read(source: _Source, verb: str, content: bytearray) -> int:
             os.close(descriptor)
     except OSError as error:
         raise source.fault(_why(source, verb, error)) from None
-    except ValueError:
-        raise source.fault("no name of a file holds a zero byte; give another file") from None
 
 
 def _why(source: _Source, verb: str, error: OSError) -> str:
@@ -243,9 +243,7 @@ def _why(source: _Source, verb: str, error: OSError) -> str:
         return f"not found; {source.remedy(verb)}"
     if isinstance(error, PermissionError):
         commands = f"chown {_ourselves()} {source.word} && chmod 600 {source.word}"
-        return (
-            f"permission denied (uid {os.geteuid()}); run: {commands}, or let systemd hand it over: LoadCredential="
-        )
+        return f"permission denied (uid {os.geteuid()}); run: {commands}, or use LoadCredential= of systemd"
     if error.errno == errno.ELOOP and source.path.is_symlink():
         return f"is a symbolic link; give the file itself, which is shown by: readlink -f {source.word}"
     return f"cannot be read ({os.strerror(error.errno or 0)}); give another file"
