@@ -16,7 +16,7 @@ _BLANK: Final = bytes(_POSITIONS)
 assert _POSITIONS > WINDOW
 
 
-class Counters(Protocol):
+class ReplayRule(Protocol):
     """A rule that says whether an authentic message is new."""
 
     def accept(self, counter: int) -> bool:
