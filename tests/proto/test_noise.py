@@ -8,7 +8,16 @@ from cryptography.exceptions import InvalidTag
 
 from tests.conftest import missing
 from tests.proto.keys import LOW_ORDER, PSK, numbers
-from tunneld.proto.noise import CipherState, HandshakeState, UnusableKeyError, blake2s, dh, hkdf, key_pair
+from tunneld.proto.noise import (
+    CipherState,
+    HandshakeState,
+    SymmetricState,
+    UnusableKeyError,
+    blake2s,
+    dh,
+    hkdf,
+    key_pair,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 VECTORS = Path(os.environ.get("TUNNELD_VECTORS", ROOT.parent / "shared" / "vectors"))
@@ -152,3 +161,14 @@ def test_blake2s_takes_its_input_in_pieces():
 def test_a_cipher_without_a_key_passes_text_through_as_the_specification_wants():
     cipher = CipherState("ChaChaPoly")
     assert cipher.decrypt_with_ad(b"ad", cipher.encrypt_with_ad(b"ad", b"text")) == b"text"
+
+
+def test_a_copy_of_a_symmetric_state_goes_its_own_way():
+    state = SymmetricState(NAMES[0])
+    state.mix_key(b"material")
+    twin = state.copy()
+    assert [state.encrypt_and_hash(b"a"), state.encrypt_and_hash(b"b")] == [
+        twin.encrypt_and_hash(b"a"),
+        twin.encrypt_and_hash(b"b"),
+    ]
+    assert state.split() == twin.split()
