@@ -117,7 +117,7 @@ class CookieJar:
         self._last_mac1 = mac1
         return mac1, mac(self._cookie, message, mac1) if now < self._cookie_end else _NO_MAC
 
-    def consume_reply_untrusted(self, profile: Profile, reply: bytes, now: float) -> None:
+    def consume_reply_untrusted(self, profile: Profile, reply: Buffer, now: float) -> None:
         """Keep the cookie of a reply to the last message; it serves from the next one on, for 115 s.
 
         Raises BadPacket, and is then as before: UNEXPECTED_ANSWER if no message waits for a cookie, BAD_COOKIE if

@@ -19,6 +19,7 @@ from cryptography.exceptions import InvalidTag
 
 from tunneld.proto.cookie import CookieJar, check_mac1_untrusted, mac1_key
 from tunneld.proto.errors import BadPacket, Reason
+from tunneld.proto.framing import Buffer
 from tunneld.proto.noise import KEY_BYTES, HandshakeState, UnusableKeyError, key_pair
 from tunneld.proto.profile import MessageType, Profile
 from tunneld.proto.wire import INITIATION, MAC_BYTES, RESPONSE, expect_untrusted
@@ -40,7 +41,7 @@ class Local:
         self.static = key_pair(private)
         self._mac1_key = mac1_key(self.static.public)
 
-    def check_mac1_untrusted(self, message: bytes) -> None:
+    def check_mac1_untrusted(self, message: Buffer) -> None:
         """Raises BadPacket(BAD_MAC1) unless the initiation or response `message` was made for our public key."""
         check_mac1_untrusted(self._mac1_key, message)
 
@@ -102,7 +103,7 @@ def create_initiation(
     return SentInitiation(_with_macs(body, remote, now), sender, state)
 
 
-def consume_initiation_untrusted(local: Local, message: bytes, random: Random) -> ReceivedInitiation:
+def consume_initiation_untrusted(local: Local, message: Buffer, random: Random) -> ReceivedInitiation:
     """Who wants to begin a handshake with us. `random` will make the ephemeral key of the response.
 
     Raises BadPacket: by length and type word, BAD_MAC1 before any curve operation, UNUSABLE_KEY, BAD_INITIATION.
@@ -131,7 +132,7 @@ def create_response(
     return _with_macs(body, remote, now), TransportKeys(send, receive, received.sender)
 
 
-def consume_response_untrusted(local: Local, sent: SentInitiation, message: bytes) -> TransportKeys:
+def consume_response_untrusted(local: Local, sent: SentInitiation, message: Buffer) -> TransportKeys:
     """The keys of the handshake that `message` answers.
 
     Raises BadPacket, after which `sent` goes on waiting: by length and type word, BAD_MAC1, UNEXPECTED_ANSWER if it
