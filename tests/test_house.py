@@ -310,7 +310,8 @@ def test_every_branch_of_proto_is_covered_by_its_own_tests(tmp_path):
         return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
     tests = coverage(
-        "run", "--branch", "--source=tunneld.proto", "-m", "pytest", "-p", "no:cacheprovider", "tests/proto"
+        *("run", "--branch", "--source=tunneld.proto"),
+        *("-m", "pytest", "-p", "no:cacheprovider", "-m", "not long", "tests/proto"),
     )
     assert tests.returncode == 0, tests.stdout
     report = coverage("report", "--fail-under=100", "--show-missing", "--skip-covered")
