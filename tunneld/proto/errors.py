@@ -38,7 +38,7 @@ class Reason(Enum):
     MAC_TAKEN = "mac-taken"
     UNKNOWN_MESSAGE = "unknown-message"
     OTHER_SETTINGS = "other-settings"
-    BAD_MAC1 = "bad-mac1"
+    BAD_MAC1 = "not-for-our-key"
     BAD_INITIATION = "bad-initiation"
     BAD_RESPONSE = "bad-response"
     BAD_COOKIE = "bad-cookie"
