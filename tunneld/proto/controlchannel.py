@@ -162,18 +162,16 @@ def compare(ours: Hello, theirs: Hello) -> list[Difference]:
 
 
 def _value(message: ControlMessage) -> tuple[int, bytes]:
-    match message:
-        case Hello():
-            listed = message.allowed_ips[:MOST_PREFIXES]
-            more = not message.complete or len(listed) < len(message.allowed_ips)
-            head = HELLO.pack(message.epoch, message.mtu, MODES.index(message.mode), FLAG_MORE if more else 0)
-            return HELLO_TYPE, head + b"".join(map(_prefix, listed))
-        case Probe():
-            return PROBE_TYPE, PROBE.pack(message.identifier).ljust(message.size, b"\0")
-        case Echo():
-            return ECHO_TYPE, ECHO.pack(message.identifier, message.size)
-        case Goodbye():
-            return GOODBYE_TYPE, b""
+    if isinstance(message, Probe):
+        return PROBE_TYPE, PROBE.pack(message.identifier).ljust(message.size, b"\0")
+    if isinstance(message, Echo):
+        return ECHO_TYPE, ECHO.pack(message.identifier, message.size)
+    if isinstance(message, Goodbye):
+        return GOODBYE_TYPE, b""
+    listed = message.allowed_ips[:MOST_PREFIXES]
+    more = not message.complete or len(listed) < len(message.allowed_ips)
+    head = HELLO.pack(message.epoch, message.mtu, MODES.index(message.mode), FLAG_MORE if more else 0)
+    return HELLO_TYPE, head + b"".join(map(_prefix, listed))
 
 
 def _prefix(network: Network) -> bytes:
