@@ -164,5 +164,6 @@ def test_random_addresses_agree_with_the_model():
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 def test_a_million_random_addresses_agree_with_the_model():
     random_queries(1_000_000, seed=4)

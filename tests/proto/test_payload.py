@@ -88,6 +88,11 @@ def test_packets_share_plaintexts_within_the_limit_in_order(packets, most):
         assert whole + 2 + len(head) > most, "the next packet would have fitted"
 
 
+def test_a_plaintext_is_filled_to_its_last_byte():
+    assert list(map(len, kinds(most=1 + 2 * 102).pack([ipv4(100)] * 3))) == [205, 112]
+    assert list(map(len, kinds(most=204).pack([ipv4(100)] * 2))) == [112, 112]
+
+
 def test_the_wire_of_aggregated_packets():
     payload = kinds(ethernet=True)
     frames = [b"a" * 14, b"b" * 15]
@@ -213,5 +218,6 @@ def test_20000_plaintexts_give_packets_that_fit_and_nothing_else():
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 def test_a_million_plaintexts_give_packets_that_fit_and_nothing_else():
     fuzz(1_000_000, seed=12)

@@ -91,6 +91,18 @@ def test_blocks_of_64_that_are_late_by_up_to_125_are_all_accepted_once(depth):
     assert all(window.accept(counter) for counter in counters)
 
 
+@pytest.mark.parametrize("jump", [WINDOW, 8191, 8192, 8193, 8194, 16_384, 16_385])
+@pytest.mark.parametrize("newest", [0, 5, 8191, 8192, 12_000])
+def test_a_jump_forgets_all_that_its_ring_held_a_round_ago(newest, jump):
+    window = ReplayWindow()
+    for counter in range(newest + 1):
+        window.accept(counter)
+    assert window.accept(newest + jump)
+    skipped = range(max(newest + 1, newest + jump - WINDOW), newest + jump)
+    assert all(window.accept(counter) for counter in skipped)
+    assert not any(window.accept(counter) for counter in range(newest + 1))
+
+
 def agree(steps, seed):
     """Random walks with small and large jumps, both ways, held against the model."""
     random_source = random.Random(seed)
@@ -106,6 +118,7 @@ def test_random_counters_agree_with_the_model():
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 def test_a_million_random_counters_agree_with_the_model():
     agree(1_000_000, seed=2)
 
