@@ -178,6 +178,14 @@ def test_a_low_order_key_in_a_response_is_refused_and_the_true_response_still_ta
     assert first.keys(sent, response).send == keys.receive
 
 
+def test_an_initiation_is_not_answered_as_that_of_another_peer():
+    first, second = ends()
+    received = second.received(first.initiation().message)
+    second.remote = Remote(second.local.static.public, PSK)
+    with pytest.raises(AssertionError):
+        second.response(received)
+
+
 def test_a_response_is_taken_once_and_for_its_own_initiation_only():
     first, second = ends()
     old, sent = first.initiation(sender=1), first.initiation(sender=2)

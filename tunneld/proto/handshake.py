@@ -123,6 +123,7 @@ def create_response(
 
     The keys must not be sent with before a message of the peer was opened with them.
     """
+    assert remote.public == received.static
     state = received.state
     state.psk = remote.preshared_key
     noise = state.write_message(b"")
