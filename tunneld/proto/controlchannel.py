@@ -217,8 +217,9 @@ def _prefix_untrusted(value: bytes, at: int) -> tuple[Network, int]:
     network, width = _FAMILIES[family]
     used = (length + 7) // 8
     end = at + 2 + used
-    if length > 8 * width or end > len(value):
+    if end > len(value):
         raise BadPacket(Reason.MALFORMED)
+    # The class refuses a length beyond the address, and bits behind the prefix.
     try:
         return network((value[at + 2 : end].ljust(width, b"\0"), length)), end
     except ValueError as error:
