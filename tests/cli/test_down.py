@@ -40,6 +40,20 @@ def test_nothing_to_sweep_is_said_and_no_failure(down):
     assert down("office", "--stopped") == (0, ["office: nothing to sweep"], [])
 
 
+@pytest.mark.parametrize("name", ["", ".", "..", "a b", "n" * 300, "/etc/tunneld/"])
+def test_what_no_tunnel_is_called_is_wrong_usage(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
+    with pytest.raises(SystemExit) as end:
+        main(["down", name])
+    assert end.value.code == 2
+    assert "is no name of a tunnel; use letters, digits and" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_path_to_the_file_is_as_good_as_the_name(down):
+    assert down("/etc/tunneld/office.toml") == (0, ["office: nothing to sweep"], [])
+
+
 def test_a_running_daemon_is_stopped(down, daemon, ip, tmp_path):
     process = daemon()
     assert "br0" in ip("link")

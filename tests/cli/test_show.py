@@ -84,6 +84,14 @@ peer: right
 """
 
 
+@pytest.mark.parametrize("name", ["", "..", "a b", "n" * 300])
+def test_what_no_tunnel_is_called_is_wrong_usage(name, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["show", name])
+    assert end.value.code == 2
+    assert "is no name of a tunnel; use letters, digits and" in capsys.readouterr().err
+
+
 @pytest.fixture(autouse=True)
 def run_dir(tmp_path, monkeypatch):
     monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, cast
 
+from tunneld.cli.down import tunnel_name
 from tunneld.control import ControlError, NotRunning, request, run_dir, socket_path
 from tunneld.text import printable
 
@@ -21,7 +22,7 @@ UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 def register(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = verbs.add_parser("show", help="show running tunnels", description=__doc__)
-    parser.add_argument("name", metavar="NAME", nargs="?", help="only this tunnel")
+    parser.add_argument("name", metavar="NAME", nargs="?", type=tunnel_name, help="only this tunnel")
     parser.add_argument("--json", action="store_true", help="for programs: one object with NAME, else a list")
     parser.set_defaults(run=run)
 
