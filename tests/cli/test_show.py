@@ -154,6 +154,13 @@ async def test_a_tunnel_that_was_killed_does_not_hide_the_others(run_dir, capsys
     assert printed.err == "tunneld: dead: was killed; clean up: tunneld down dead\n"
 
 
+async def test_where_one_was_killed_it_is_not_said_that_there_is_no_socket(run_dir, capsys):
+    with socket.socket(socket.AF_UNIX) as killed:
+        killed.bind(str(run_dir / "dead.sock"))
+    assert await show() == 0
+    assert capsys.readouterr().err == "tunneld: dead: was killed; clean up: tunneld down dead\n"
+
+
 async def test_a_tunnel_that_refuses_is_a_failure(run_dir, capsys):
     async with ControlServer(run_dir / "odd.sock", {}):
         assert await show() == 1

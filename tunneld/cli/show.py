@@ -44,7 +44,8 @@ def _show_one(name: str, as_json: bool) -> int:
 
 def _show_all(as_json: bool) -> int:
     found, failed = [], False
-    for name in sorted(path.stem for path in run_dir().glob("*.sock")):
+    names = sorted(path.stem for path in run_dir().glob("*.sock"))
+    for name in names:
         try:
             found.append(_status(name))
         except NotRunning:
@@ -58,7 +59,7 @@ def _show_all(as_json: bool) -> int:
         print(json.dumps(found, ensure_ascii=False, indent=2))
     elif found:
         print("\n\n".join("\n".join(lines(status, _colourful())) for status in found))
-    elif not failed:
+    elif not names:
         print(f"no tunnel runs here (no socket in {run_dir()})", file=sys.stderr)
     return 1 if failed else 0
 
