@@ -32,6 +32,15 @@ def test_a_lone_packet_goes_out_alone():
     assert PlainDatagramTunnel(max_packet=1500).to_messages([b"ping"]) == [b"\x00\x04ping"]
 
 
+@pytest.mark.parametrize("kind", [PlainTunnel, PlainDatagramTunnel])
+def test_what_a_length_cannot_say_is_a_counted_drop(kind):
+    tunnel = kind(max_packet=65_539)
+    messages = tunnel.to_messages([b"before", bytes(65_536), bytes(65_535), bytes(65_539)])
+    packets = tunnel.to_packets_untrusted(map(memoryview, messages))
+    assert list(map(len, packets)) == [6, 65_535]
+    assert tunnel.drops == {Reason.OVERSIZED: 2}
+
+
 @pytest.mark.parametrize("tunnel", [PlainTunnel(max_packet=1400), PlainDatagramTunnel(max_packet=1400)])
 def test_what_the_device_cannot_take_is_a_counted_drop(tunnel):
     datagram = b"\x00\x00" + b"\x05\x79" + bytes(1401) + b"\x05\x78" + bytes(1400) + b"\x00\x01x"

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
 
 from tunneld.proto import framing
-from tunneld.proto.const import DATAGRAM_BYTES
+from tunneld.proto.const import DATAGRAM_BYTES, MAX_PACKET_BYTES
 from tunneld.proto.errors import Reason
 from tunneld.proto.framing import Buffer
 from tunneld.proto.source import Address
@@ -29,11 +29,19 @@ class PlainTunnel:
 
     def to_messages(self, packets: Sequence[Buffer]) -> Sequence[Buffer]:
         """The messages that carry `packets`, in their order; may share the packets' memory."""
-        return packets
+        return self._expressible(packets)
 
     def to_packets_untrusted(self, messages: Iterable[memoryview]) -> list[memoryview]:
         """The packets in `messages` that the device can take, as views into them; the rest is counted."""
         return self._fitting(messages)
+
+    def _expressible(self, packets: Sequence[Buffer]) -> Sequence[Buffer]:
+        # A tagged frame of a TAP device with the largest MTU has 65,539 bytes, more than a length can say.
+        if max(map(len, packets), default=0) <= MAX_PACKET_BYTES:
+            return packets
+        expressible = [packet for packet in packets if len(packet) <= MAX_PACKET_BYTES]
+        self.drops[Reason.OVERSIZED] += len(packets) - len(expressible)
+        return expressible
 
     def _fitting(self, packets: Iterable[memoryview]) -> list[memoryview]:
         most = self.max_packet
@@ -50,7 +58,7 @@ class PlainDatagramTunnel(PlainTunnel):
     """The same over UDP: packets that wait together share a datagram, a lone packet goes out at once."""
 
     def to_messages(self, packets: Sequence[Buffer]) -> Sequence[Buffer]:
-        return framing.group(packets, DATAGRAM_BYTES)
+        return framing.group(self._expressible(packets), DATAGRAM_BYTES)
 
     def to_packets_untrusted(self, messages: Iterable[memoryview]) -> list[memoryview]:
         packets: list[memoryview] = []
