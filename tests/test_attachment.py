@@ -154,6 +154,18 @@ async def lost(attachment) -> DeviceLostError:
     return caught.value
 
 
+async def test_a_device_under_another_name_is_lost_too(bench):
+    before = bench.everything()
+    attachment = bench.attachment()
+    async with kept(attachment):
+        bench.states.clear()
+        bench.ip("link set t0 down name other")
+        await bench.until("t0: the device was renamed to other")
+        await bench.until("")
+        assert "master br-t" in bench.ip("link show dev t0")
+    assert bench.everything() == before
+
+
 async def test_losses_in_a_row_are_repaired_ever_later(bench):
     """With the least jitter the delays are 0.2, 0.2, 0.4 s: each loss is told, then the delay, then the repair."""
     attachment = bench.attachment()
