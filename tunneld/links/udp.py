@@ -6,6 +6,8 @@ Theory of operation
 - With endpoints, the first that resolves is the peer and nobody else is listened to. After 60 s without a
   datagram from it the next endpoint of the list has its turn, its name resolved anew; until that succeeds the
   old address stays.
+- A name with several addresses is one endpoint: it is heard from each of them, and answered where it was heard. Until
+  then each address has its turn, but only while we send and nothing comes back: silence alone says nothing.
 - Without, the first sender is the peer until 60 s of silence; both moments are logged.
 
 `plain` has no keepalive, so an idle tunnel looks like a dead one; the state says only what was heard.
@@ -33,6 +35,8 @@ from tunneld.tasks import bare
 
 # How often the state is brought up to date, in seconds.
 TICK = 0.5
+# How long what we send to one address of a name may stay unanswered before the next address is tried, in seconds.
+PATIENCE = 10.0
 HOLD = f"{FIRST_SENDER_HOLD:.0f} s"
 
 
@@ -108,24 +112,31 @@ class UdpPeer:
         self._state.become(State.CONNECTING, f"resolving {self._endpoints[0]}")
         for endpoint in itertools.cycle(self._endpoints):
             try:
-                address = _first_of(await addresses.resolve(endpoint), family)
+                targets = _reachable(await addresses.resolve(endpoint), family)
             except LinkDown as down:
                 delay = self._backoff.delay()
                 self._state.become(State.CONNECTING, f"{down}; trying again in {delay:.1f} s")
                 await asyncio.sleep(delay)
                 continue
             self._backoff.reset()
-            if address != source.address:
-                source.address, link.trouble = address, ""
-            await self._until_silent(endpoint, link)
+            before = source.address
+            source.resolved(targets)
+            if source.address != before:
+                link.trouble = ""
+            await self._until_silent(endpoint, source, link)
         raise AssertionError("an endless cycle has ended")
 
-    async def _until_silent(self, endpoint: Endpoint, link: UdpLink) -> None:
-        started = self._clock()
+    async def _until_silent(self, endpoint: Endpoint, source: FixedSource, link: UdpLink) -> None:
+        started = answered = self._clock()
         while True:
+            now = self._clock()
             heard = started if link.heard is None else max(started, link.heard)
-            if self._clock() - heard >= FIRST_SENDER_HOLD:
+            if now - heard >= FIRST_SENDER_HOLD:
                 return
+            if not link.unanswered or heard > started:
+                answered = now
+            elif now - answered >= PATIENCE and source.turn():
+                answered, link.trouble, link.unanswered = now, "", False
             if link.trouble:
                 self._state.become(State.CONNECTING, f"{endpoint}: {link.trouble}", link=str(link))
             elif link.heard is not None and link.heard >= started:
@@ -135,11 +146,15 @@ class UdpPeer:
             await asyncio.sleep(TICK)
 
 
-def _first_of(targets: list[Address], family: socket.AddressFamily) -> Address:
-    """The first address that a socket of `family` can send to. Raises LinkDown."""
+def _reachable(targets: list[Address], family: socket.AddressFamily) -> tuple[Address, ...]:
+    """The addresses that a socket of `family` can send to, each once. Raises LinkDown when there is none."""
+    reachable: dict[Address, None] = {}
+    failure = LinkDown("no address")
     for target in targets:
         try:
-            return addresses.for_family(target, family)
+            reachable[addresses.for_family(target, family)] = None
         except LinkDown as down:
             failure = down
-    raise failure
+    if not reachable:
+        raise failure
+    return tuple(reachable)
