@@ -166,6 +166,39 @@ async def test_a_device_under_another_name_is_lost_too(bench):
     assert bench.everything() == before
 
 
+async def test_a_persistent_device_under_another_name_is_left_bare(bench):
+    bench.ip("tuntap add t0 mode tap")
+    attachment = bench.attachment()
+    async with kept(attachment):
+        bench.states.clear()
+        bench.ip("link set t0 down name other")
+        await bench.until("")
+        other = bench.ip("-d addr show dev other")
+        assert "mtu 1500" in other
+        assert "master" not in other
+    assert "br-t" not in bench.everything()
+
+
+async def test_faults_that_stop_a_repair_are_one_line(bench):
+    wish = replace(WISH, addresses=(*WISH.addresses, ip_interface("10.8.0.1/24")))
+    attachment = bench.attachment(wish=wish)
+    async with kept(attachment):
+        bench.states.clear()
+        bench.ip("link add other type bridge")
+        bench.ip("link del br-t")
+        bench.ip("addr add 10.9.0.9/24 dev other")
+        bench.ip("addr add 10.8.0.9/24 dev other")
+        bench.ip("link del t0")
+        async with asyncio.timeout(5.0):
+            while not any("10.8.0.1/24" in state for state in bench.states):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        (trouble,) = {state for state in bench.states if "already on other" in state}
+        assert "\n" not in trouble
+        assert "10.9.0.1/24" in trouble
+        bench.ip("link del other")
+        await bench.until("")
+
+
 async def test_losses_in_a_row_are_repaired_ever_later(bench):
     """With the least jitter the delays are 0.2, 0.2, 0.4 s: each loss is told, then the delay, then the repair."""
     attachment = bench.attachment()

@@ -165,8 +165,9 @@ class Attachment:
                 await self.open()
             except (DeviceError, KernelError, ConfigErrors) as error:
                 delay = self._backoff.delay()
-                log.error("cannot repair the device: %s; trying again in %.1f s", error, delay)
-                self._tell(str(error))
+                trouble = "; ".join(str(error).splitlines())  # of a ConfigErrors, each fault is a line
+                log.error("cannot repair the device: %s; trying again in %.1f s", trouble, delay)
+                self._tell(trouble)
                 await asyncio.sleep(delay)
             else:
                 log.info("%s: repaired", self._interface.name)
