@@ -44,8 +44,8 @@ class UdpLink:
     """Datagrams to and from the peer that `source` names; those of others are counted as `stranger`.
 
     `trouble` is what the network last said about the way to the peer ("Connection refused"); "" when all is well.
-    `heard` is when the peer's last datagrams were read, in the caller's `now`; `unanswered` tells whether anything was
-    sent since.
+    `heard` is when the peer's last datagrams were read, in the caller's `now`; `unanswered` tells whether anything
+    was sent since.
     """
 
     def __init__(self, sock: socket.socket, source: Source) -> None:
