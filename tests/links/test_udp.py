@@ -82,7 +82,18 @@ async def test_an_idle_peer_costs_one_line_and_not_one_a_minute(caplog):
     assert [state for state, _ in subject.history] == ["connecting", "connecting"]
 
 
-async def test_after_a_minute_of_silence_the_next_endpoint_has_its_turn():
+async def test_an_idle_tunnel_keeps_its_endpoint():
+    with peer() as (first, one), peer() as (_, two):
+        subject = Subject("udp", listen=LOOPBACK, endpoints=(one, two))
+        async with running(subject.run()):
+            first.sendto(ONE_PACKET, (subject.at.host, subject.at.port))
+            await until(lambda: subject.now == f"up: datagrams arrive from {one}")
+            for _ in range(3):
+                subject.clock.ahead += FIRST_SENDER_HOLD
+                await until(lambda: subject.now == f"connecting: {one}: nothing heard lately")
+
+
+async def test_after_a_minute_without_an_answer_the_next_endpoint_has_its_turn():
     with peer() as (first, one), peer() as (second, two):
         subject = Subject("udp", listen=LOOPBACK, endpoints=(one, two))
         async with running(subject.run()):
@@ -92,13 +103,20 @@ async def test_after_a_minute_of_silence_the_next_endpoint_has_its_turn():
             await asyncio.sleep(0.03)
             assert subject.now == f"up: datagrams arrive from {one}"
             subject.clock.ahead += 1
+            await until(lambda: subject.now == f"connecting: {one}: nothing heard lately")
+            unanswered_for_a_minute(subject)
             await until(lambda: subject.now == f"connecting: {two}: nothing heard lately")
             first.sendto(ONE_PACKET, (subject.at.host, subject.at.port))
             second.sendto(ONE_PACKET, (subject.at.host, subject.at.port))
             await until(lambda: subject.now == f"up: datagrams arrive from {two}")
             assert subject.pump.drops()[Reason.STRANGER] == 1
-            subject.clock.ahead += FIRST_SENDER_HOLD
+            unanswered_for_a_minute(subject)
             await until(lambda: subject.now == f"connecting: {one}: nothing heard lately")
+
+
+def unanswered_for_a_minute(subject) -> None:
+    subject.pump._link.send_batch([ONE_PACKET])
+    subject.clock.ahead += FIRST_SENDER_HOLD
 
 
 async def test_the_name_is_resolved_anew_after_silence_and_the_old_address_stays_until_then(tmp_path, namespaces):

@@ -3,9 +3,9 @@
 Theory of operation
 
 - One socket serves for the whole run; it is opened anew, after a jittered delay, only if it breaks.
-- With endpoints, the first that resolves is the peer and nobody else is listened to. After 60 s without a
-  datagram from it the next endpoint of the list has its turn, its name resolved anew; until that succeeds the
-  old address stays.
+- With endpoints, the first that resolves is the peer and nobody else is listened to. After 60 s without a datagram
+  from it its name is resolved anew, and if we have sent all that time, the next endpoint of the list has its turn;
+  until a name resolves the old address stays.
 - A name with several addresses is one endpoint: it is heard from each of them, and answered where it was heard. Until
   then each address has its turn, but only while we send and nothing comes back: silence alone says nothing.
 - Without, the first sender is the peer until 60 s of silence; both moments are logged.
@@ -16,7 +16,6 @@ Theory of operation
 from __future__ import annotations
 
 import asyncio
-import itertools
 import socket
 from collections.abc import Callable
 from typing import NoReturn
@@ -110,33 +109,36 @@ class UdpPeer:
 
     async def _follow_endpoints(self, source: FixedSource, link: UdpLink, family: socket.AddressFamily) -> NoReturn:
         self._state.become(State.CONNECTING, f"resolving {self._endpoints[0]}")
-        for endpoint in itertools.cycle(self._endpoints):
+        turn = 0
+        while True:
+            endpoint = self._endpoints[turn % len(self._endpoints)]
             try:
                 targets = _reachable(await addresses.resolve(endpoint), family)
             except LinkDown as down:
                 delay = self._backoff.delay()
                 self._state.become(State.CONNECTING, f"{down}; trying again in {delay:.1f} s")
                 await asyncio.sleep(delay)
+                turn += 1
                 continue
             self._backoff.reset()
             before = source.address
             source.resolved(targets)
             if source.address != before:
                 link.trouble = ""
-            await self._until_silent(endpoint, source, link)
-        raise AssertionError("an endless cycle has ended")
+            turn += await self._until_silent(endpoint, source, link)
 
-    async def _until_silent(self, endpoint: Endpoint, source: FixedSource, link: UdpLink) -> None:
-        started = answered = self._clock()
+    async def _until_silent(self, endpoint: Endpoint, source: FixedSource, link: UdpLink) -> bool:
+        """Keep the state true until 60 s of silence; says whether what we sent stayed unanswered all that time."""
+        started = answered = turned = self._clock()
         while True:
             now = self._clock()
+            if not link.unanswered:
+                answered = turned = now
             heard = started if link.heard is None else max(started, link.heard)
             if now - heard >= FIRST_SENDER_HOLD:
-                return
-            if not link.unanswered or heard > started:
-                answered = now
-            elif now - answered >= PATIENCE and source.turn():
-                answered, link.trouble, link.unanswered = now, "", False
+                return now - answered >= FIRST_SENDER_HOLD
+            if heard == started and now - turned >= PATIENCE and source.turn():
+                turned, link.trouble = now, ""
             if link.trouble:
                 self._state.become(State.CONNECTING, f"{endpoint}: {link.trouble}", link=str(link))
             elif link.heard is not None and link.heard >= started:
