@@ -40,7 +40,7 @@ class Bench:
     space: int
     kernel: Kernel
     states: list[str] = field(default_factory=list)
-    tunnel: PlainTunnel = field(default_factory=lambda: PlainTunnel(max_packet=0))
+    tunnel: PlainTunnel = field(default_factory=lambda: PlainTunnel(mode="tun", max_packet=0))
 
     def attachment(self, interface: InterfaceConfig = TAP, wish: Wish | None = WISH) -> Attachment:
         made = Attachment(

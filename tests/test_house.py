@@ -29,6 +29,7 @@ LAYERS = (
         "tunneld.netcfg.journal",
         "tunneld.netcfg.sweep",
         "tunneld.control",
+        "tunneld.advice",
         "tunneld.instance",
         "tunneld.log",
     ),
