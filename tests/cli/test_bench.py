@@ -53,7 +53,8 @@ def test_a_failure_is_exit_1_without_a_table(tmp_path: Path):
     bench = start("--json", str(tmp_path / "bench.json"), variant=("plain", "udp", "tin"))
     out, err = bench.communicate(timeout=50)
     assert (bench.returncode, out) == (1, "")
-    assert err.startswith("tunneld: bench: right: tunneld run bench0.toml ended")
+    assert err.startswith("tunneld: bench: tunneld run bench0.toml has ended on right\n")
+    assert 'mode: "tin" is not known' in err
     assert list(tmp_path.iterdir()) == []
 
 
