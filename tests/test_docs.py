@@ -232,7 +232,9 @@ def test_delivery_vector(vector):
 def test_sending_vector(vector):
     packets = [octets(packet) for packet in vector["packets"]]
     assert framing.encode(PlainTunnel(mode="tun", max_packet=1500).to_messages(packets)) == octets(vector["stream"])
-    assert PlainDatagramTunnel(mode="tun", max_packet=1500).to_messages(packets) == [octets(one) for one in vector["datagrams"]]
+    assert PlainDatagramTunnel(mode="tun", max_packet=1500).to_messages(packets) == [
+        octets(one) for one in vector["datagrams"]
+    ]
 
 
 @pytest.mark.parametrize("vector", named(VECTORS["ties"]))
