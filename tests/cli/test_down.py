@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,12 +11,10 @@ from functools import partial
 
 import pytest
 
-from tests.conftest import missing
 from tunneld import instance
 from tunneld.cli import down as verb
 from tunneld.cli.main import main
 from tunneld.edge import netns
-from tunneld.lab import sandbox
 from tunneld.netcfg.journal import Journal, Record
 from tunneld.netcfg.operation import BridgeDel
 
@@ -139,29 +135,6 @@ def _own_log():
     handlers, level = root.handlers[:], root.level
     yield
     root.handlers[:], root.level = handlers, level
-
-
-@pytest.fixture
-def space(namespaces):
-    """A namespace for one test, with lo up."""
-    fd = netns.new()
-    netns.call_in(fd, sandbox.lo_up)
-    yield fd
-    os.close(fd)
-
-
-@pytest.fixture
-def ip(space):
-    """ip("link add …") inside; returns what it printed."""
-    if shutil.which("ip") is None:
-        missing("ip is not installed: apt-get install iproute2")
-
-    def run(command: str) -> str:
-        argv = ["ip", *command.split()]
-        done = partial(subprocess.run, argv, check=True, capture_output=True, text=True)
-        return netns.call_in(space, done).stdout
-
-    return run
 
 
 @pytest.fixture
