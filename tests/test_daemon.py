@@ -103,6 +103,7 @@ async def test_it_starts_in_order_and_stops_in_reverse(caplog):
         "ip link set dev d0 down",
         "ip address del 10.9.0.1/24 dev d0",
         "ip link set dev d0 mtu 1500",
+        "ip tuntap del d0 mode tun",
     ]
 
 

@@ -110,6 +110,9 @@ class Attachment:
                 self._applied = None
         finally:
             if self._held is not None:
+                if not self._held.persistent and not self.trouble:
+                    name, mode = self._interface.name, self._interface.mode
+                    log.info("%s", spell(f"ip tuntap del {name} mode {mode}", self._interface.netns))
                 self._held.close()
                 self._held = None
 
