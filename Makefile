@@ -1,6 +1,6 @@
 # make            the daemon in .venv/bin/tunneld
 # make demo       two hosts, one tunnel, on this machine
-# make test       the tests (make long: those that take minutes)
+# make test       the tests (make long: those that take minutes, and two daemons on asyncio)
 # make lint       ruff, ruff format, mypy
 # make bench      throughput, packet rate and round trip
 PYTHON ?= python3
@@ -33,6 +33,7 @@ test: .venv/.develop
 
 long: .venv/.develop
 	@$(BIN)/python -m pytest -m long
+	@TUNNELD_LAB_LOOP=asyncio $(BIN)/python -m pytest -m "not long" tests/system
 
 lint: .venv/.develop
 	@$(BIN)/ruff check .

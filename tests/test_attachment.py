@@ -40,7 +40,7 @@ class Bench:
     space: int
     kernel: Kernel
     states: list[str] = field(default_factory=list)
-    tunnel: PlainTunnel = field(default_factory=lambda: PlainTunnel(max_packet=0))
+    tunnel: PlainTunnel = field(default_factory=lambda: PlainTunnel(mode="tun", max_packet=0))
 
     def attachment(self, interface: InterfaceConfig = TAP, wish: Wish | None = WISH) -> Attachment:
         made = Attachment(
@@ -152,6 +152,51 @@ async def lost(attachment) -> DeviceLostError:
     with pytest.raises(DeviceLostError) as caught:
         await attachment.keep()
     return caught.value
+
+
+async def test_a_device_under_another_name_is_lost_too(bench):
+    before = bench.everything()
+    attachment = bench.attachment()
+    async with kept(attachment):
+        bench.states.clear()
+        bench.ip("link set t0 down name other")
+        await bench.until("t0: the device was renamed to other")
+        await bench.until("")
+        assert "master br-t" in bench.ip("link show dev t0")
+    assert bench.everything() == before
+
+
+async def test_a_persistent_device_under_another_name_is_left_bare(bench):
+    bench.ip("tuntap add t0 mode tap")
+    attachment = bench.attachment()
+    async with kept(attachment):
+        bench.states.clear()
+        bench.ip("link set t0 down name other")
+        await bench.until("")
+        other = bench.ip("-d addr show dev other")
+        assert "mtu 1500" in other
+        assert "master" not in other
+    assert "br-t" not in bench.everything()
+
+
+async def test_faults_that_stop_a_repair_are_one_line(bench):
+    wish = replace(WISH, addresses=(*WISH.addresses, ip_interface("10.8.0.1/24")))
+    attachment = bench.attachment(wish=wish)
+    async with kept(attachment):
+        bench.states.clear()
+        bench.ip("link add other type bridge")
+        bench.ip("link del br-t")
+        bench.ip("addr add 10.9.0.9/24 dev other")
+        bench.ip("addr add 10.8.0.9/24 dev other")
+        bench.ip("link del t0")
+        async with asyncio.timeout(5.0):
+            while not any("10.8.0.1/24" in state for state in bench.states):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        (trouble,) = {state for state in bench.states if "already on other" in state}
+        assert "\n" not in trouble
+        assert "10.9.0.1/24" in trouble
+        bench.ip("link del other")
+        await bench.until("")
 
 
 async def test_losses_in_a_row_are_repaired_ever_later(bench):

@@ -222,7 +222,7 @@ def test_datagram_vector(vector):
 
 @pytest.mark.parametrize("vector", named(VECTORS["deliveries"]))
 def test_delivery_vector(vector):
-    tunnel = PlainTunnel(max_packet=vector["max_packet"])
+    tunnel = PlainTunnel(mode="tun", max_packet=vector["max_packet"])
     packets = tunnel.to_packets_untrusted([memoryview(octets(record)) for record in vector["records"]])
     assert [bytes(packet) for packet in packets] == [octets(packet) for packet in vector["delivered"]]
     assert tunnel.drops == Counter({Reason(reason): count for reason, count in vector["drops"].items()})
@@ -231,8 +231,10 @@ def test_delivery_vector(vector):
 @pytest.mark.parametrize("vector", named(VECTORS["sendings"]))
 def test_sending_vector(vector):
     packets = [octets(packet) for packet in vector["packets"]]
-    assert framing.encode(PlainTunnel(max_packet=1500).to_messages(packets)) == octets(vector["stream"])
-    assert PlainDatagramTunnel(max_packet=1500).to_messages(packets) == [octets(one) for one in vector["datagrams"]]
+    assert framing.encode(PlainTunnel(mode="tun", max_packet=1500).to_messages(packets)) == octets(vector["stream"])
+    assert PlainDatagramTunnel(mode="tun", max_packet=1500).to_messages(packets) == [
+        octets(one) for one in vector["datagrams"]
+    ]
 
 
 @pytest.mark.parametrize("vector", named(VECTORS["ties"]))

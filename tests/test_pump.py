@@ -42,7 +42,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture
 def pump() -> Pump:
-    return Pump(PlainTunnel(max_packet=MAX_FRAME), clock.now)
+    return Pump(PlainTunnel(mode="tap", max_packet=MAX_FRAME), clock.now)
 
 
 # --- both ways
@@ -51,7 +51,7 @@ def pump() -> Pump:
 @pytest.mark.parametrize(("links", "tunnel"), [(tcp_links, PlainTunnel), (udp_links, PlainDatagramTunnel)])
 async def test_packets_arrive_whole_and_in_order_in_both_directions(links, tunnel):
     left_sent, right_sent = frames(1, 500), frames(2, 500)
-    one_pump, other_pump = (Pump(tunnel(max_packet=MAX_FRAME), clock.now) for _ in range(2))
+    one_pump, other_pump = (Pump(tunnel(mode="tap", max_packet=MAX_FRAME), clock.now) for _ in range(2))
     async with links() as (one, other), tap("left0") as left, tap("right0") as right:
         ends = (
             one_pump.drive(left.device),
@@ -175,7 +175,7 @@ async def test_what_does_not_fit_is_counted_and_what_was_taken_arrives_whole(pum
     """One batch larger than the whole buffer: the newest packets of it are lost, nothing else."""
     size = 60_000
     big = [frame(bytes([number]) * size) for number in range(16)]
-    pump = Pump(PlainTunnel(max_packet=1 << 16), clock.now)
+    pump = Pump(PlainTunnel(mode="tap", max_packet=1 << 16), clock.now)
     async with tap("tap0", mtu=65_521) as device, link_and_socket(receive_buffer=4096) as (link, peer):
         async with running(pump.drive(device.device), pump.carry(link)):
             for _ in range(20):
@@ -276,7 +276,7 @@ async def test_a_bug_in_the_data_path_comes_out_where_it_ends_the_process():
         def to_messages(self, packets):
             raise ZeroDivisionError("a bug")
 
-    pump = Pump(Broken(max_packet=MAX_FRAME), clock.now)
+    pump = Pump(Broken(mode="tap", max_packet=MAX_FRAME), clock.now)
     async with joined(pump) as (device, _link, _peer, ends):
         device.wire.send(frame(b"x"))
         for end in ends:
@@ -305,7 +305,7 @@ from tunneld.proto.plain import PlainTunnel
 from tunneld.pump import Pump
 
 async def main():
-    pump = Pump(PlainTunnel(max_packet=1500), clock.now)
+    pump = Pump(PlainTunnel(mode="tap", max_packet=1500), clock.now)
     for turns in range(20):
         device = Device.open("abort0", "tun")
         driving = asyncio.ensure_future(pump.drive(device))

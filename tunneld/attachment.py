@@ -75,6 +75,7 @@ class Attachment:
         self.device: Device | None = None
         self.trouble = "starting"
         self.mtu = 0
+        self._index = 0
 
     async def open(self) -> None:
         """Open the device and apply the plan.
@@ -88,7 +89,7 @@ class Attachment:
                 log.info("%s", spell(f"ip tuntap add {name} mode {mode}", self._interface.netns))
             if self._wish is not None:
                 self._applied = await apply(self._kernel, self._wish, Journal(run_dir(), self._wish.name))
-            await self._learn_mtu(name)
+            await self._learn_link(name)
             if self._interface.persist and not device.persistent:
                 device.set_persist(True)
         except BaseException:
@@ -109,6 +110,9 @@ class Attachment:
                 self._applied = None
         finally:
             if self._held is not None:
+                if not self._held.persistent and not self.trouble:
+                    name, mode = self._interface.name, self._interface.mode
+                    log.info("%s", spell(f"ip tuntap del {name} mode {mode}", self._interface.netns))
                 self._held.close()
                 self._held = None
 
@@ -145,10 +149,12 @@ class Attachment:
     async def _watch(self, device: Device) -> NoReturn:
         async with aclosing(self._kernel.watch()) as changes:
             async for change in changes:
-                if change.name != device.name:
+                if change.index != self._index:
                     continue
                 if change.deleted:
                     raise DeviceLostError(f"{device.name}: the device was deleted")
+                if change.name != device.name:
+                    raise DeviceLostError(f"{device.name}: the device was renamed to {change.name}")
                 if not change.up and self._wish is not None:
                     # A deletion begins by setting the device down, and the kernel lets nobody look until it is over.
                     there = (await self._kernel.observe()).link(device.name) is not None
@@ -162,17 +168,19 @@ class Attachment:
                 await self.open()
             except (DeviceError, KernelError, ConfigErrors) as error:
                 delay = self._backoff.delay()
-                log.error("cannot repair the device: %s; trying again in %.1f s", error, delay)
-                self._tell(str(error))
+                trouble = "; ".join(str(error).splitlines())  # of a ConfigErrors, each fault is a line
+                log.error("cannot repair the device: %s; trying again in %.1f s", trouble, delay)
+                self._tell(trouble)
                 await asyncio.sleep(delay)
             else:
                 log.info("%s: repaired", self._interface.name)
                 return
 
-    async def _learn_mtu(self, name: str) -> None:
+    async def _learn_link(self, name: str) -> None:
         link = (await self._kernel.observe()).link(name)
         if link is None:
             raise DeviceLostError(f"{name}: the device was deleted")
+        self._index = link.index
         self._set_mtu(link.mtu)
 
     def _set_mtu(self, mtu: int) -> None:

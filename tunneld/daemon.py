@@ -6,8 +6,9 @@ The order of a start: lock, sockets, device, kernel, control socket, then packet
 sake (a name in use, a port taken, a device that is not ours) comes before the first change to the kernel; everything
 pushes its undoing on one stack, and the stack unwinds on every way out.
 
-Two tasks then run until a signal: the link, which reconnects by itself, and the device, which is repaired or ends the
-run. Any other exception is a bug of ours: it ends the process with a traceback, after the stack has unwound.
+Three tasks then run until a signal: the link, which reconnects by itself, the device, which is repaired or ends the
+run, and one that tells in the log what the drops mean. Any other exception is a bug of ours: it ends the process with
+a traceback, after the stack has unwound.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 
 from tunneld import __version__, instance
 from tunneld import log as logs
+from tunneld.advice import Advisor
 from tunneld.attachment import Attachment
 from tunneld.config import Config
 from tunneld.config.locate import locate
@@ -113,7 +115,7 @@ class Daemon:
         self._device_class = TracedDevice if debug else Device
         self._kernel_changes = kernel_changes
         kind = PlainTunnel if config.tunnel.transport == "tcp" else PlainDatagramTunnel
-        self._tunnel = kind(max_packet=0)
+        self._tunnel = kind(mode=config.interface.mode)
         self._pump = Pump(self._tunnel, clock.now)
         self._peer = PeerState(config.peer.name, clock.now, self._tell_systemd)
         self._started = clock.now()
@@ -142,6 +144,7 @@ class Daemon:
                 running = [
                     tasks.create_task(self._link.run(), name="link"),
                     tasks.create_task(self._attachment.keep(), name="device"),
+                    tasks.create_task(Advisor(self._pump.drops, clock.now).run(), name="advice"),
                 ]
                 sdnotify.notify("READY=1")
                 await stop.wait()

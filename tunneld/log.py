@@ -105,23 +105,29 @@ class Limited:
         self._log = log
         self._limiter = Limiter(per_second)
 
-    def log(self, level: int, now: float, kind: str, message: str, *args: object) -> None:
-        """Log `message % args` unless too many of this `kind` came in this second."""
+    def log(self, level: int, now: float, kind: str, message: str, *args: object) -> bool:
+        """Log `message % args` unless too many of this `kind` came in this second; whether it was logged."""
         withheld = self._limiter.admit(kind, now)
         if withheld is None:
-            return
+            return False
         if withheld:
             self._log.log(level, "%s: and %d more", kind, withheld)
         self._log.log(level, message, *args)
+        return True
 
     def warning(self, now: float, kind: str, message: str, *args: object) -> None:
         """`log` at WARNING."""
         self.log(logging.WARNING, now, kind, message, *args)
 
-    def settle(self, now: float) -> None:
-        """Tell what was withheld of kinds that have gone quiet; call it every few seconds."""
-        for kind, count in self._limiter.settle(now).items():
+    def settle(self, now: float) -> bool:
+        """Tell what was withheld of kinds that have gone quiet, and whether that was anything.
+
+        Call it every few seconds.
+        """
+        counts = self._limiter.settle(now)
+        for kind, count in counts.items():
             self._log.warning("%s: and %d more", kind, count)
+        return bool(counts)
 
 
 class _Flood(logging.Filter):

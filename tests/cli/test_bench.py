@@ -53,7 +53,8 @@ def test_a_failure_is_exit_1_without_a_table(tmp_path: Path):
     bench = start("--json", str(tmp_path / "bench.json"), variant=("plain", "udp", "tin"))
     out, err = bench.communicate(timeout=50)
     assert (bench.returncode, out) == (1, "")
-    assert err.startswith("tunneld: bench: right: tunneld run bench0.toml ended")
+    assert err.startswith("tunneld: bench: tunneld run bench0.toml has ended on right\n")
+    assert 'mode: "tin" is not known' in err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -77,11 +78,10 @@ def test_a_wrong_number_of_rounds_is_usage(capsys, count):
     assert "is no number from 1 to 1000" in capsys.readouterr().err
 
 
-def test_a_file_that_cannot_be_written_is_told_before_the_measuring(capsys):
-    assert main(["bench", "--json", "/nowhere/bench.json"]) == 2
-    assert capsys.readouterr().err == (
-        "tunneld: /nowhere/bench.json: cannot be written; choose another --json FILE\n"
-    )
+@pytest.mark.parametrize("path", ["/nowhere/bench.json", "/tmp"])
+def test_a_file_that_cannot_be_written_is_told_before_the_measuring(path, capsys):
+    assert main(["bench", "--json", path]) == 2
+    assert capsys.readouterr().err == f"tunneld: {path}: cannot be written; choose another --json FILE\n"
 
 
 def test_registering_the_verb_loads_nothing_heavy():

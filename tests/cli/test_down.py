@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,12 +11,10 @@ from functools import partial
 
 import pytest
 
-from tests.conftest import missing
 from tunneld import instance
 from tunneld.cli import down as verb
 from tunneld.cli.main import main
 from tunneld.edge import netns
-from tunneld.lab import sandbox
 from tunneld.netcfg.journal import Journal, Record
 from tunneld.netcfg.operation import BridgeDel
 
@@ -38,6 +34,20 @@ bridge = "br0"
 def test_nothing_to_sweep_is_said_and_no_failure(down):
     assert down("office") == (0, ["office: nothing to sweep"], [])
     assert down("office", "--stopped") == (0, ["office: nothing to sweep"], [])
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a b", "n" * 300, "/etc/tunneld/"])
+def test_what_no_tunnel_is_called_is_wrong_usage(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
+    with pytest.raises(SystemExit) as end:
+        main(["down", name])
+    assert end.value.code == 2
+    assert "is no name of a tunnel; use letters, digits and" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_path_to_the_file_is_as_good_as_the_name(down):
+    assert down("/etc/tunneld/office.toml") == (0, ["office: nothing to sweep"], [])
 
 
 def test_a_running_daemon_is_stopped(down, daemon, ip, tmp_path):
@@ -125,29 +135,6 @@ def _own_log():
     handlers, level = root.handlers[:], root.level
     yield
     root.handlers[:], root.level = handlers, level
-
-
-@pytest.fixture
-def space(namespaces):
-    """A namespace for one test, with lo up."""
-    fd = netns.new()
-    netns.call_in(fd, sandbox.lo_up)
-    yield fd
-    os.close(fd)
-
-
-@pytest.fixture
-def ip(space):
-    """ip("link add …") inside; returns what it printed."""
-    if shutil.which("ip") is None:
-        missing("ip is not installed: apt-get install iproute2")
-
-    def run(command: str) -> str:
-        argv = ["ip", *command.split()]
-        done = partial(subprocess.run, argv, check=True, capture_output=True, text=True)
-        return netns.call_in(space, done).stdout
-
-    return run
 
 
 @pytest.fixture

@@ -43,7 +43,11 @@ def test_help_names_every_verb():
         (["\x1b[2J"], r'tunneld: "\x1b[2J" is no verb; see tunneld --help'),
         (["--verbose"], "tunneld: the following arguments are required: VERB; see tunneld --help"),
         (["check"], "tunneld check: the following arguments are required: NAME|FILE; see tunneld check --help"),
-        (["check", "a", "b\n"], r"tunneld: unrecognized arguments: b\n; see tunneld --help"),
+        (["check", "a", "b\n"], r"tunneld check: unrecognized arguments: b\n; see tunneld check --help"),
+        (
+            ["run", "a", "--lop"],
+            "tunneld run: unrecognized arguments: --lop; did you mean --loop?; see tunneld run --help",
+        ),
         (["run", "a", "--loop", "trio"], None),
     ],
 )

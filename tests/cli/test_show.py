@@ -84,6 +84,14 @@ peer: right
 """
 
 
+@pytest.mark.parametrize("name", ["", "..", "a b", "n" * 300])
+def test_what_no_tunnel_is_called_is_wrong_usage(name, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["show", name])
+    assert end.value.code == 2
+    assert "is no name of a tunnel; use letters, digits and" in capsys.readouterr().err
+
+
 @pytest.fixture(autouse=True)
 def run_dir(tmp_path, monkeypatch):
     monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
@@ -144,6 +152,13 @@ async def test_a_tunnel_that_was_killed_does_not_hide_the_others(run_dir, capsys
     printed = capsys.readouterr()
     assert printed.out == UP_TEXT
     assert printed.err == "tunneld: dead: was killed; clean up: tunneld down dead\n"
+
+
+async def test_where_one_was_killed_it_is_not_said_that_there_is_no_socket(run_dir, capsys):
+    with socket.socket(socket.AF_UNIX) as killed:
+        killed.bind(str(run_dir / "dead.sock"))
+    assert await show() == 0
+    assert capsys.readouterr().err == "tunneld: dead: was killed; clean up: tunneld down dead\n"
 
 
 async def test_a_tunnel_that_refuses_is_a_failure(run_dir, capsys):

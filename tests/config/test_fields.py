@@ -83,6 +83,7 @@ NO_ENDPOINTS = [
 NO_LISTEN = [
     (55555, 'expected ADDRESS:PORT; write "[::]:55555" for every address of this host'),
     (":55555", '":55555" has no address; write "[::]:55555" for every address of this host'),
+    ("55555", '"55555" has no address; write "[::]:55555" for every address of this host'),
     ("vpn.example.org:1", '"vpn.example.org" is a name; write an address, for example [::]:1'),
     ("0.0.0.0", '"0.0.0.0" has no port; write 0.0.0.0:55555'),
     ("239.0.0.1:1", "239.0.0.1 is a group address; write one of this host, or [::]:1"),
@@ -98,6 +99,7 @@ NO_INTERFACES = [
     ("a\n", rf'"a\n": {TOO_LONG}'),
     ("tün", '"tün": only ASCII letters, digits, ".", "-" and "_"'),
     ("tun%d", '"tun%d": only ASCII letters, digits, ".", "-" and "_"'),
+    ("a$b", '"a$b": only ASCII letters, digits, ".", "-" and "_"'),
     ("eth0:1", '"eth0:1": only ASCII letters, digits, ".", "-" and "_"'),
     ("..", '".." is reserved by the kernel; choose another, for example "tun0"'),
     ("all", '"all" is reserved by the kernel; choose another, for example "tun0"'),

@@ -35,6 +35,28 @@ async def test_a_name_is_looked_up():
     assert {entry[1] for entry in found} == {7}
 
 
+def test_no_descriptor_left_for_the_first_lookup_is_the_worlds_fault(child):
+    """In a process of its own: this one has looked names up before."""
+    said = child("""
+import asyncio, resource
+from tunneld.config import Endpoint
+from tunneld.edge import address
+from tunneld.proto.errors import LinkDown
+
+async def main():
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, free))
+    try:
+        await address.resolve(Endpoint("192.0.2.1", 7))
+    except LinkDown as down:
+        print(down)
+
+asyncio.run(main())
+""")
+    assert said == "cannot resolve 192.0.2.1: Too many open files"
+
+
 @pytest.mark.parametrize("name", ["nobody.invalid", "x" * 64 + ".example"])
 async def test_a_name_without_address_is_the_worlds_fault(name):
     with pytest.raises(LinkDown, match=f"^cannot resolve {name}: "):

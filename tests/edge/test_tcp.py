@@ -325,6 +325,19 @@ async def test_no_descriptor_left_is_an_oserror_and_passes():
         (await tcp.accept(listener)).close()
 
 
+async def test_no_descriptor_left_to_connect_with_is_the_worlds_fault():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+        try:
+            with pytest.raises(LinkDown, match="Too many open files"):
+                await tcp.connect(server.getsockname())
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 async def test_a_socket_that_is_not_connected_is_refused_and_closed():
     sock = socket.socket()
     with pytest.raises(LinkDown, match="not connected"):

@@ -67,6 +67,15 @@ async def test_another_port_of_the_peers_host_is_a_stranger_too():
         assert link.heard is None
 
 
+async def test_datagrams_full_of_lengths_of_zero_are_read_in_small_turns():
+    with bare_socket() as peer, link_to(peer.getsockname()) as link:
+        for _ in range(4):
+            peer.sendto(bytes(65_507), link.local)
+        assert readable(link.fileno())
+        assert sum(map(len, link.recv_batch(0.0))) <= udp.TURN_BYTES + 65_507
+        assert sum(map(len, receive(link, 2))) == 2 * 65_507
+
+
 async def test_without_a_peer_everything_sent_is_counted():
     with link_to(None) as link:
         assert link.send_batch([b"a", b"b"]) == 2

@@ -42,7 +42,9 @@ class Subject:
         self.clock = Clock()
         self.history: list[tuple[str, str]] = []
         self.state = PeerState("berlin", self.clock, self._note)
-        self.pump = Pump((PlainTunnel if transport == "tcp" else PlainDatagramTunnel)(max_packet=1500), self.clock)
+        self.pump = Pump(
+            (PlainTunnel if transport == "tcp" else PlainDatagramTunnel)(mode="tun", max_packet=1500), self.clock
+        )
         self._socket = None if listen is None else (tcp.listen if transport == "tcp" else udp.open_bound)(listen)
         self.at = None if self._socket is None else Endpoint(*self._socket.getsockname()[:2])
         self.endpoints = endpoints

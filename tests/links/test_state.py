@@ -5,6 +5,7 @@ import logging
 import pytest
 
 from tunneld.links.state import PeerState, State
+from tunneld.log import PER_SECOND
 
 
 @pytest.fixture
@@ -46,6 +47,24 @@ def test_a_new_reason_is_told_but_does_not_count_as_a_new_state(peer):
     assert state.since == since
     assert state.reason == "timed out"
     assert len(changes) == 2
+
+
+def test_a_flood_of_changes_is_held_back_and_its_end_is_told(caplog):
+    caplog.set_level(logging.INFO)
+    now, changes = 100.0, []
+    state = PeerState("berlin", lambda: now, lambda: changes.append(state.reason))
+    for number in range(50):
+        state.become(State.UP, f"connected {number}")
+    assert len(caplog.messages) == len(changes) == PER_SECOND
+    assert state.reason == "connected 49"
+    state.settle()
+    assert len(caplog.messages) == PER_SECOND
+    now = 102.0
+    state.settle()
+    assert caplog.messages[PER_SECOND:] == ["peer berlin: and 40 more", "peer berlin: up: connected 49"]
+    assert changes[PER_SECOND:] == ["connected 49"]
+    state.settle()
+    assert len(changes) == PER_SECOND + 1
 
 
 def test_the_link_is_forgotten_with_the_state(peer):

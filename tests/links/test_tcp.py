@@ -18,6 +18,7 @@ from tests.links.peers import Subject, client, names, nobody, running
 from tunneld.config import Endpoint
 from tunneld.edge import clock
 from tunneld.links import tcp as links
+from tunneld.log import PER_SECOND
 from tunneld.netcfg.kernel import Kernel
 from tunneld.netcfg.operation import IFA_F_NODAD, AddressAdd, AddressDel
 from tunneld.proto import framing
@@ -151,6 +152,20 @@ async def test_clients_that_come_and_go_at_once_do_no_harm():
         with client(subject.at) as last:
             last.sendall(ONE_PACKET)
             await until(lambda: subject.received == 1)
+
+
+async def test_clients_that_come_and_go_by_the_hundred_do_not_fill_the_log(caplog, monkeypatch):
+    monkeypatch.setattr(links, "SETTLE_PAUSE", 0.1)
+    subject = Subject("tcp", listen=LOOPBACK)
+    async with running(subject.run()):
+        await until(lambda: subject.history)
+        began = clock.now()
+        for _ in range(100):
+            await asyncio.to_thread(lambda: client(subject.at).close())
+        seconds = clock.now() - began
+        await until(lambda: re.search(r"and \d+ more", caplog.text) and subject.history[-1][0] == "listening")
+    # In each second those lines, the number of the others, and the state that they came to.
+    assert len(caplog.messages) <= (PER_SECOND + 3) * (seconds + 2)
 
 
 async def test_no_descriptor_left_is_said_and_passes(caplog, monkeypatch):

@@ -6,7 +6,7 @@ import os
 import random
 import resource
 import socket
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -82,7 +82,18 @@ async def test_an_idle_peer_costs_one_line_and_not_one_a_minute(caplog):
     assert [state for state, _ in subject.history] == ["connecting", "connecting"]
 
 
-async def test_after_a_minute_of_silence_the_next_endpoint_has_its_turn():
+async def test_an_idle_tunnel_keeps_its_endpoint():
+    with peer() as (first, one), peer() as (_, two):
+        subject = Subject("udp", listen=LOOPBACK, endpoints=(one, two))
+        async with running(subject.run()):
+            first.sendto(ONE_PACKET, (subject.at.host, subject.at.port))
+            await until(lambda: subject.now == f"up: datagrams arrive from {one}")
+            for _ in range(3):
+                subject.clock.ahead += FIRST_SENDER_HOLD
+                await until(lambda: subject.now == f"connecting: {one}: nothing heard lately")
+
+
+async def test_after_a_minute_without_an_answer_the_next_endpoint_has_its_turn():
     with peer() as (first, one), peer() as (second, two):
         subject = Subject("udp", listen=LOOPBACK, endpoints=(one, two))
         async with running(subject.run()):
@@ -92,13 +103,20 @@ async def test_after_a_minute_of_silence_the_next_endpoint_has_its_turn():
             await asyncio.sleep(0.03)
             assert subject.now == f"up: datagrams arrive from {one}"
             subject.clock.ahead += 1
+            await until(lambda: subject.now == f"connecting: {one}: nothing heard lately")
+            unanswered_for_a_minute(subject)
             await until(lambda: subject.now == f"connecting: {two}: nothing heard lately")
             first.sendto(ONE_PACKET, (subject.at.host, subject.at.port))
             second.sendto(ONE_PACKET, (subject.at.host, subject.at.port))
             await until(lambda: subject.now == f"up: datagrams arrive from {two}")
             assert subject.pump.drops()[Reason.STRANGER] == 1
-            subject.clock.ahead += FIRST_SENDER_HOLD
+            unanswered_for_a_minute(subject)
             await until(lambda: subject.now == f"connecting: {one}: nothing heard lately")
+
+
+def unanswered_for_a_minute(subject) -> None:
+    subject.pump._link.send_batch([ONE_PACKET])
+    subject.clock.ahead += FIRST_SENDER_HOLD
 
 
 async def test_the_name_is_resolved_anew_after_silence_and_the_old_address_stays_until_then(tmp_path, namespaces):
@@ -119,6 +137,55 @@ async def test_the_name_is_resolved_anew_after_silence_and_the_old_address_stays
                 await until(lambda: "nothing heard" in subject.now or subject.now.startswith("up"))
                 new.sendto(ONE_PACKET, ("127.0.0.1", subject.at.port))
                 await until(lambda: subject.received == 2)
+
+
+@pytest.fixture
+def two_addresses(tmp_path, namespaces):
+    """peer.example: 127.0.0.8 and 127.0.0.9, and a socket on the second, the resolver's second choice too."""
+    with names(tmp_path / "hosts") as hosts, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as second:
+        hosts.write_text("127.0.0.8 peer.example\n127.0.0.9 peer.example\n")
+        second.bind(("127.0.0.9", 0))
+        second.settimeout(0.0)
+        yield second
+
+
+def heard(sock) -> bool:
+    with suppress(BlockingIOError):
+        return bool(sock.recv(100))
+    return False
+
+
+async def test_each_address_of_a_name_has_its_turn_while_what_is_sent_stays_unanswered(two_addresses, monkeypatch):
+    monkeypatch.setattr(links, "PATIENCE", 0.05)
+    name = Endpoint("peer.example", two_addresses.getsockname()[1])
+    subject = Subject("udp", listen=Endpoint("0.0.0.0", 0), endpoints=(name,))
+    async with running(subject.run()):
+        await until(lambda: "nothing heard" in subject.now)
+        link = subject.pump._link
+        assert "127.0.0.8" in str(link)
+        await asyncio.sleep(0.1)
+        assert "127.0.0.8" in str(link), "nothing was sent, so nothing can be missed"
+        await until(lambda: link.send_batch([ONE_PACKET]) and heard(two_addresses))
+        two_addresses.sendto(ONE_PACKET, ("127.0.0.1", subject.at.port))
+        await until(lambda: subject.now.startswith("up"))
+        link.send_batch([ONE_PACKET])
+        await asyncio.sleep(0.1)
+        assert "127.0.0.9" in str(link), "who was heard within a minute is there"
+
+
+async def test_a_name_is_heard_from_each_of_its_addresses_and_answered_there(two_addresses):
+    name = Endpoint("peer.example", two_addresses.getsockname()[1])
+    subject = Subject("udp", listen=Endpoint("0.0.0.0", 0), endpoints=(name,))
+    async with running(subject.run()):
+        await until(lambda: "nothing heard" in subject.now)
+        two_addresses.sendto(ONE_PACKET, ("127.0.0.1", subject.at.port))
+        await until(lambda: subject.now.startswith("up"))
+        assert "127.0.0.9" in str(subject.pump._link)
+        assert not subject.pump.drops()[Reason.STRANGER]
+        subject.clock.ahead += FIRST_SENDER_HOLD
+        await until(lambda: "nothing heard" in subject.now)
+        await asyncio.sleep(0.03)
+        assert "127.0.0.9" in str(subject.pump._link), "an address that stays among the name's stays in use"
 
 
 async def test_an_endpoint_that_our_socket_cannot_reach_is_named():

@@ -53,6 +53,17 @@ def test_a_stranger_of_the_same_name_is_not_touched():
     assert sweep(UNDO[:3], {"tap0": 6}, OURS).operations == ()
 
 
+def test_a_link_that_was_renamed_is_ours_under_its_new_name():
+    renamed = Observed(
+        (replace(TAP, name="tap9"), BRIDGE),
+        (Address("tap9", ADDRESS, ADDRESS.network, PROTOCOL),),
+        (Route(PREFIX, "tap9", protocol=PROTOCOL),),
+    )
+    found = sweep(UNDO, {"tap0": 7, "br0": 8}, renamed)
+    assert found.spared == ()
+    assert [operation.link for operation in found.operations] == ["tap9", "tap9", "tap9", "br0", "tap9"]
+
+
 def test_what_is_undone_already_is_passed_over():
     clean = Observed((replace(TAP, master="", mtu=1500),))
     found = sweep(UNDO, {"tap0": 7}, clean)

@@ -3,14 +3,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunneld.proto.errors import Reason
-from tunneld.proto.plain import PlainDatagramTunnel, PlainTunnel, opener_rank
+from tunneld.proto.plain import PlainDatagramTunnel, PlainTunnel, is_frame, is_ip, opener_rank
 
 PACKETS = st.lists(st.binary(min_size=1, max_size=1500), max_size=30)
 
 
 @given(PACKETS)
 def test_on_a_stream_a_message_is_a_packet(packets):
-    tunnel = PlainTunnel(max_packet=1500)
+    tunnel = PlainTunnel(mode="tun", max_packet=1500)
     messages = tunnel.to_messages(packets)
     assert list(map(bytes, tunnel.to_packets_untrusted(map(memoryview, messages)))) == packets
     assert not tunnel.drops
@@ -18,21 +18,32 @@ def test_on_a_stream_a_message_is_a_packet(packets):
 
 @given(PACKETS)
 def test_in_datagrams_packets_share_a_message_and_come_out_in_order(packets):
-    tunnel = PlainDatagramTunnel(max_packet=1500)
+    tunnel = PlainDatagramTunnel(mode="tun", max_packet=1500)
     messages = tunnel.to_messages(packets)
     assert list(map(bytes, tunnel.to_packets_untrusted(map(memoryview, messages)))) == packets
     assert not tunnel.drops
 
 
 def test_small_packets_that_wait_together_share_one_datagram():
-    assert len(PlainDatagramTunnel(max_packet=1500).to_messages([bytes(64)] * 16)) == 1
+    assert len(PlainDatagramTunnel(mode="tun", max_packet=1500).to_messages([bytes(64)] * 16)) == 1
 
 
 def test_a_lone_packet_goes_out_alone():
-    assert PlainDatagramTunnel(max_packet=1500).to_messages([b"ping"]) == [b"\x00\x04ping"]
+    assert PlainDatagramTunnel(mode="tun", max_packet=1500).to_messages([b"ping"]) == [b"\x00\x04ping"]
 
 
-@pytest.mark.parametrize("tunnel", [PlainTunnel(max_packet=1400), PlainDatagramTunnel(max_packet=1400)])
+@pytest.mark.parametrize("kind", [PlainTunnel, PlainDatagramTunnel])
+def test_what_a_length_cannot_say_is_a_counted_drop(kind):
+    tunnel = kind(mode="tun", max_packet=65_539)
+    messages = tunnel.to_messages([b"before", bytes(65_536), bytes(65_535), bytes(65_539)])
+    packets = tunnel.to_packets_untrusted(map(memoryview, messages))
+    assert list(map(len, packets)) == [6, 65_535]
+    assert tunnel.drops == {Reason.OVERSIZED: 2}
+
+
+@pytest.mark.parametrize(
+    "tunnel", [PlainTunnel(mode="tun", max_packet=1400), PlainDatagramTunnel(mode="tun", max_packet=1400)]
+)
 def test_what_the_device_cannot_take_is_a_counted_drop(tunnel):
     datagram = b"\x00\x00" + b"\x05\x79" + bytes(1401) + b"\x05\x78" + bytes(1400) + b"\x00\x01x"
     messages = [datagram] if isinstance(tunnel, PlainDatagramTunnel) else [b"", bytes(1401), bytes(1400), b"x"]
@@ -42,16 +53,45 @@ def test_what_the_device_cannot_take_is_a_counted_drop(tunnel):
 
 
 def test_a_cut_datagram_is_counted_and_its_whole_packets_stand():
-    tunnel = PlainDatagramTunnel(max_packet=1400)
+    tunnel = PlainDatagramTunnel(mode="tun", max_packet=1400)
     assert list(map(bytes, tunnel.to_packets_untrusted([memoryview(b"\x00\x02ok\x00\x09cut")]))) == [b"ok"]
     assert tunnel.drops == {Reason.TRUNCATED: 1}
 
 
 @given(st.lists(st.binary(max_size=200), max_size=5))
 def test_any_datagram_gives_packets_or_counts_and_nothing_else(datagrams):
-    tunnel = PlainDatagramTunnel(max_packet=100)
+    tunnel = PlainDatagramTunnel(mode="tun", max_packet=100)
     for packet in tunnel.to_packets_untrusted(map(memoryview, datagrams)):
         assert 1 <= len(packet) <= 100
+
+
+IPV4 = bytes.fromhex("45000054000040004001f6530a0900010a090002") + bytes(64)
+IPV6 = bytes.fromhex("6000000000083a40") + bytes(32) + b"pingpong"
+ARP = bytes.fromhex("ffffffffffff0200000000010806") + bytes(28)
+FRAME = bytes.fromhex("0200000000020200000000010800") + IPV4
+
+
+@pytest.mark.parametrize(
+    ("mode", "ours", "others"), [("tun", (IPV4, IPV6), (ARP, FRAME)), ("tap", (ARP, FRAME), (IPV4, IPV6))]
+)
+def test_the_packets_of_the_other_mode_are_told_from_ours(mode, ours, others):
+    tunnel = PlainTunnel(mode=mode, max_packet=1500)
+    assert list(map(bytes, tunnel.to_packets_untrusted(map(memoryview, (*ours, *others))))) == list(ours)
+    assert tunnel.drops == {Reason.WRONG_MODE: len(others)}
+
+
+@given(
+    st.binary(min_size=12, max_size=12),
+    st.sampled_from([b"\x08\x00", b"\x08\x06", b"\x86\xdd", b"\x81\x00"]),
+    st.binary(max_size=1500),
+)
+def test_no_frame_of_a_host_is_taken_for_an_ip_packet(addresses, ethertype, payload):
+    assert not is_ip(memoryview(addresses + ethertype + payload))
+
+
+@given(st.binary(min_size=1, max_size=80))
+def test_whatever_begins_like_ip_is_no_frame(packet):
+    assert not is_frame(memoryview(bytes([0x40 | packet[0] & 0x2F]) + packet))
 
 
 def test_openers_are_ordered_by_number_not_by_text():

@@ -3,7 +3,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tunneld.proto.source import FirstSender, FixedSource, Learned, Released
 
-A, B = ("192.0.2.1", 1), ("192.0.2.2", 2)
+A, B, C = ("192.0.2.1", 1), ("192.0.2.2", 2), ("192.0.2.3", 3)
 
 
 def test_a_fixed_source_admits_its_address_and_nobody_before_it_is_known():
@@ -12,6 +12,31 @@ def test_a_fixed_source_admits_its_address_and_nobody_before_it_is_known():
     source.address = A
     assert source.admits(A, 0.0)
     assert not source.admits(B, 0.0)
+
+
+def test_a_fixed_source_hears_every_address_of_its_endpoint_and_answers_the_last():
+    source = FixedSource()
+    source.resolved((A, B))
+    assert source.address == A
+    assert source.admits(B, 0.0)
+    assert source.address == B
+    assert not source.admits(C, 0.0)
+    source.resolved((A, B))
+    assert source.address == B
+    source.resolved((C,))
+    assert source.address == C
+    assert not source.admits(B, 0.0)
+
+
+def test_the_addresses_of_a_fixed_source_take_turns():
+    source = FixedSource()
+    assert not source.turn()
+    source.resolved((A, B))
+    assert [source.turn(), source.address] == [True, B]
+    assert [source.turn(), source.address] == [True, A]
+    source.resolved((A,))
+    assert not source.turn()
+    assert source.address == A
 
 
 def test_the_first_sender_is_the_peer_until_60_s_of_silence():

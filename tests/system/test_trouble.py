@@ -140,3 +140,18 @@ async def test_a_half_open_connection_is_found_and_replaced(lab, sending):
         await status_when(right, lambda _: relay.accepted == 2, FOUND)
         assert clock.now() - began <= FOUND
         await wait_reachable(hosts.left, INSIDE["v4"][1], timeout=BACK_AGAIN)
+
+
+@pytest.mark.parametrize("transport", ["udp", "tcp"])
+async def test_two_ends_in_different_modes_are_told(hosts, transport):
+    ends = (Setup(transport, "tun"), Setup(transport, "tap"))
+    left = Daemon.start(hosts.left, ends[0].left(hosts), name=NAME)
+    right = Daemon.start(hosts.right, ends[1].right(hosts), name=NAME)
+    await left.wait_ready()
+    await right.wait_ready()
+    await right.wait_state("up")
+    for daemon, target in ((right, INSIDE["v4"][0]), (left, INSIDE["v4"][1])):
+        await ping(daemon.host, target, count=1, timeout=0.2)
+    told = "write the same mode at both ends"
+    await status_when(left, lambda status: status["drops"].get("wrong-mode", 0) > 0 and told in left.log())
+    await status_when(right, lambda status: status["drops"].get("wrong-mode", 0) > 0 and told in right.log())

@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     """Exit code 1: a measurement failed; then there is no table. Raises DeviceError: no TUN device here."""
     from tunneld.lab import sandbox
 
-    if args.json is not None and not os.access(args.json if args.json.exists() else args.json.parent, os.W_OK):
+    if args.json is not None and not _writable(args.json):
         print(f"tunneld: {args.json}: cannot be written; choose another --json FILE", file=sys.stderr)
         return 2
     try:
@@ -56,6 +56,10 @@ def run(args: argparse.Namespace) -> int:
     machine = report.machine(privileges)
     print(report.text(results, machine))
     return _write(args.json, report.document(results, machine)) if args.json is not None else 0
+
+
+def _writable(path: Path) -> bool:
+    return os.access(path if path.exists() else path.parent, os.W_OK) and not path.is_dir()
 
 
 def _write(path: Path, document: dict[str, Any]) -> int:

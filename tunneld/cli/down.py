@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tunneld.naming import NAME_RULE, is_name
+
 if TYPE_CHECKING:
     from tunneld.netcfg.apply import Cleared
     from tunneld.netcfg.journal import Journal
@@ -25,13 +27,23 @@ def register(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         help="stop a tunnel, or sweep what a killed one left",
         description="Stop a tunnel, and undo what it changed if it was killed and could not do so itself.",
     )
-    parser.add_argument("name", metavar="NAME", help="the tunnel: the name of its file without .toml")
+    parser.add_argument(
+        "name", metavar="NAME", type=tunnel_name, help="the tunnel: the name of its file without .toml"
+    )
     parser.add_argument(
         "--stopped",
         action="store_true",
         help="for ExecStopPost= of systemd: only sweep, and leave a running instance alone",
     )
     parser.set_defaults(run=run)
+
+
+def tunnel_name(text: str) -> str:
+    """An argument NAME; a path to the file does as well. Raises ArgumentTypeError for what no tunnel is called."""
+    name = text.removesuffix(".toml").rpartition("/")[2]
+    if not is_name(name):
+        raise argparse.ArgumentTypeError(f"{text!r} is no name of a tunnel; use {NAME_RULE}")
+    return name
 
 
 def run(args: argparse.Namespace) -> int:
@@ -42,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     from tunneld.netcfg.model import KernelError
 
     log.setup(logging.WARNING)
-    directory, name = run_dir(), args.name.removesuffix(".toml").rpartition("/")[2]
+    directory, name = run_dir(), args.name
     try:
         running = directory.is_dir() and instance.is_held(directory, name)
         if running and args.stopped:

@@ -25,6 +25,14 @@ VERBS = (
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        """As argparse's, but nothing may be left: the verb tells it, which knows the flags that there are."""
+        found, left = super().parse_known_args(args, namespace)
+        if left:
+            near = nearest(left[0], list(self._option_string_actions))
+            self.error(f"unrecognized arguments: {' '.join(left)}{f'; did you mean {near}?' if near else ''}")
+        return found, left
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {printable(message, 1000)}; see {self.prog} --help\n")
 

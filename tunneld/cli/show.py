@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, cast
 
+from tunneld.cli.down import tunnel_name
 from tunneld.control import ControlError, NotRunning, request, run_dir, socket_path
 from tunneld.text import printable
 
@@ -21,7 +22,7 @@ UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 def register(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = verbs.add_parser("show", help="show running tunnels", description=__doc__)
-    parser.add_argument("name", metavar="NAME", nargs="?", help="only this tunnel")
+    parser.add_argument("name", metavar="NAME", nargs="?", type=tunnel_name, help="only this tunnel")
     parser.add_argument("--json", action="store_true", help="for programs: one object with NAME, else a list")
     parser.set_defaults(run=run)
 
@@ -43,7 +44,8 @@ def _show_one(name: str, as_json: bool) -> int:
 
 def _show_all(as_json: bool) -> int:
     found, failed = [], False
-    for name in sorted(path.stem for path in run_dir().glob("*.sock")):
+    names = sorted(path.stem for path in run_dir().glob("*.sock"))
+    for name in names:
         try:
             found.append(_status(name))
         except NotRunning:
@@ -57,7 +59,7 @@ def _show_all(as_json: bool) -> int:
         print(json.dumps(found, ensure_ascii=False, indent=2))
     elif found:
         print("\n\n".join("\n".join(lines(status, _colourful())) for status in found))
-    elif not failed:
+    elif not names:
         print(f"no tunnel runs here (no socket in {run_dir()})", file=sys.stderr)
     return 1 if failed else 0
 

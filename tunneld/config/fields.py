@@ -25,6 +25,7 @@ MTU_SMALLEST = 576
 MTU_SMALLEST_IPV6 = 1280
 MTU_RULE = f"must be {MTU_SMALLEST}..{MTU_LARGEST}, and {MTU_SMALLEST_IPV6} or more with IPv6"
 
+_INTERFACE = re.compile(r"[A-Za-z0-9._-]+")
 _LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _KINDS = ((bool, "true or false"), ((int, float), "a number"), (str, "text"), (list, "a list"), (dict, "a section"))
@@ -106,7 +107,7 @@ def interface_name(value: object) -> str:
         raise Fault('is empty; write for example "tun0"')
     if len(name.encode(errors="replace")) > 15 or "/" in name or any(c.isspace() for c in name):
         raise Fault(f'{quoted(name)}: at most 15 characters, no "/" and no blank')
-    if not name.isascii() or not name.isprintable() or ":" in name or "%" in name:
+    if not _INTERFACE.fullmatch(name):
         raise Fault(f'{quoted(name)}: only ASCII letters, digits, ".", "-" and "_"')
     if name in (".", "..", "all", "default"):
         raise Fault(f'{quoted(name)} is reserved by the kernel; choose another, for example "tun0"')
@@ -145,8 +146,9 @@ def listen(value: object) -> Endpoint:
     if isinstance(value, int) and not isinstance(value, bool):
         raise Fault(f'expected ADDRESS:PORT; write "[::]:{value}" for every address of this host')
     where = text(value)
-    if where.startswith(":"):
-        raise Fault(f'{quoted(where)} has no address; write "[::]{where[:6]}" for every address of this host')
+    if where.startswith(":") or where.isdecimal():
+        port = where.removeprefix(":")[:5]
+        raise Fault(f'{quoted(where)} has no address; write "[::]:{port}" for every address of this host')
     endpoint = _host_port(where)
     address = _numeric(endpoint.host)
     if address is None:

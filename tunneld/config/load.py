@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from tunneld.config import fields, file, rules
 from tunneld.config.document import Document, Faults, KeyPath
 from tunneld.config.model import Config, Endpoint, InterfaceConfig, NetworkConfig, PeerConfig, TunnelConfig
 from tunneld.config.table import Table
+from tunneld.naming import NAME_RULE, is_name
 from tunneld.text import nearest, quoted
 
 MTU_DEFAULT = {"tun": 1400, "tap": 1380}
@@ -42,7 +42,6 @@ _NETWORK_LATER = (
     "drift",
 )
 _SECTIONS_LATER = ("bridge", "log", "metrics")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}")
 
 
 def load(path: Path, look_up: Callable[[Endpoint], None] | None = None) -> Config:
@@ -52,8 +51,8 @@ def load(path: Path, look_up: Callable[[Endpoint], None] | None = None) -> Confi
     ConfigErrors with every fault that the file has.
     """
     faults = Faults(path)
-    if not _NAME.fullmatch(path.stem):
-        faults.add(0, "", "its name is the tunnel's; use letters, digits and . _ @ -, at most 64 of them, then .toml")
+    if not is_name(path.stem):
+        faults.add(0, "", f"its name is the tunnel's; use {NAME_RULE}, then .toml")
     document = Document(file.read(path, faults), faults)
     if not document.values:
         document.fault((), "empty: no [tunnel] section, no [interface] section; start from a sample in configs/")

@@ -60,8 +60,8 @@ async def resolve(endpoint: Endpoint) -> list[Address]:
 def _lookup(endpoint: Endpoint) -> list[Address]:
     try:
         found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
-    except (socket.gaierror, UnicodeError) as error:
-        detail = error.strerror if isinstance(error, socket.gaierror) else "not a host name"
+    except (OSError, UnicodeError) as error:  # EMFILE too: Python loads its codec of names at the first call
+        detail = error.strerror if isinstance(error, OSError) else "not a host name"
         raise LinkDown(f"cannot resolve {endpoint.host}: {detail}") from None
     return [normalise(info[4]) for info in found if info[0] in (socket.AF_INET, socket.AF_INET6)]
 

@@ -205,7 +205,10 @@ async def accept(listener: socket.socket) -> TcpLink:
 
 async def connect(target: Address, source: Address | None = None) -> TcpLink:
     """A connection to `target`, from `source` if given. Raises LinkDown, after 10 s at the latest."""
-    sock = socket.socket(addresses.family_of(target), socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        sock = socket.socket(addresses.family_of(target), socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    except OSError as error:  # no descriptor is left, or the host has no IPv6
+        raise LinkDown(f"{addresses.text(target)}: {addresses.said(error)}") from None
     try:
         prepare(sock)
         if source is not None:

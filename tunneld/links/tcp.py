@@ -50,6 +50,8 @@ ACCEPT_PAUSE = 1.0
 # (11 s), and with the pause less than the 15 s in which a half-open connection is to be found.
 SILENCE = 12.0
 WATCH_PAUSE = 1.0
+# How long a line of the log that a flood has held back may wait for its number, in seconds.
+SETTLE_PAUSE = 2.0
 
 
 class TcpPeer:
@@ -92,6 +94,7 @@ class TcpPeer:
                 if self._endpoints:
                     tasks.create_task(self._connect_forever(), name="connect")
                 tasks.create_task(self._watch_forever(), name="watch")
+                tasks.create_task(self._settle_forever(), name="settle")
         finally:
             if self._listener is not None:
                 self._listener.close()
@@ -177,14 +180,13 @@ class TcpPeer:
                 with suppress(LinkDown):  # what was known of it stays
                     await self._resolve(endpoint)
             await asyncio.sleep(LEARN_PAUSE)
-            self._limited.settle(self._clock())
             self._stranger.clear()
             await self._stranger.wait()
 
     async def _carry(self, link: TcpLink) -> None:
         """Carry packets over `link` until it goes down or another takes its place."""
         if self._current is not None and not _replaces(link, self._current):
-            log.info("closed %s: %s stays", link, self._current)
+            self._tell_closed(link, f"{self._current} stays")
             link.close()
             return
         self._current = link
@@ -197,13 +199,23 @@ class TcpPeer:
             if self._current is link:
                 self._why = str(down)
             else:
-                log.info("closed %s: %s", link, down)
+                self._tell_closed(link, down)
             if self._clock() - started >= HELD:
                 self._backoff.reset()
         finally:
             if self._current is link:
                 self._current = None
                 self._idle.set()
+
+    def _tell_closed(self, link: TcpLink, why: object) -> None:
+        self._limited.log(logging.INFO, self._clock(), "closed", "closed %s: %s", link, why)
+
+    async def _settle_forever(self) -> NoReturn:
+        """Tell how much of the log a flood of connections was not given."""
+        while True:
+            await asyncio.sleep(SETTLE_PAUSE)
+            self._limited.settle(self._clock())
+            self._state.settle()
 
     async def _watch_forever(self) -> NoReturn:
         """Find the half-open connections that the kernel would find too late."""

@@ -3,9 +3,11 @@
 Theory of operation
 
 - One socket serves for the whole run; it is opened anew, after a jittered delay, only if it breaks.
-- With endpoints, the first that resolves is the peer and nobody else is listened to. After 60 s without a
-  datagram from it the next endpoint of the list has its turn, its name resolved anew; until that succeeds the
-  old address stays.
+- With endpoints, the first that resolves is the peer and nobody else is listened to. After 60 s without a datagram
+  from it its name is resolved anew, and if we have sent all that time, the next endpoint of the list has its turn;
+  until a name resolves the old address stays.
+- A name with several addresses is one endpoint: it is heard from each of them, and answered where it was heard. Until
+  then each address has its turn, but only while we send and nothing comes back: silence alone says nothing.
 - Without, the first sender is the peer until 60 s of silence; both moments are logged.
 
 `plain` has no keepalive, so an idle tunnel looks like a dead one; the state says only what was heard.
@@ -14,7 +16,6 @@ Theory of operation
 from __future__ import annotations
 
 import asyncio
-import itertools
 import socket
 from collections.abc import Callable
 from typing import NoReturn
@@ -33,6 +34,8 @@ from tunneld.tasks import bare
 
 # How often the state is brought up to date, in seconds.
 TICK = 0.5
+# How long what we send to one address of a name may stay unanswered before the next address is tried, in seconds.
+PATIENCE = 10.0
 HOLD = f"{FIRST_SENDER_HOLD:.0f} s"
 
 
@@ -106,26 +109,36 @@ class UdpPeer:
 
     async def _follow_endpoints(self, source: FixedSource, link: UdpLink, family: socket.AddressFamily) -> NoReturn:
         self._state.become(State.CONNECTING, f"resolving {self._endpoints[0]}")
-        for endpoint in itertools.cycle(self._endpoints):
+        turn = 0
+        while True:
+            endpoint = self._endpoints[turn % len(self._endpoints)]
             try:
-                address = _first_of(await addresses.resolve(endpoint), family)
+                targets = _reachable(await addresses.resolve(endpoint), family)
             except LinkDown as down:
                 delay = self._backoff.delay()
                 self._state.become(State.CONNECTING, f"{down}; trying again in {delay:.1f} s")
                 await asyncio.sleep(delay)
+                turn += 1
                 continue
             self._backoff.reset()
-            if address != source.address:
-                source.address, link.trouble = address, ""
-            await self._until_silent(endpoint, link)
-        raise AssertionError("an endless cycle has ended")
+            before = source.address
+            source.resolved(targets)
+            if source.address != before:
+                link.trouble = ""
+            turn += await self._until_silent(endpoint, source, link)
 
-    async def _until_silent(self, endpoint: Endpoint, link: UdpLink) -> None:
-        started = self._clock()
+    async def _until_silent(self, endpoint: Endpoint, source: FixedSource, link: UdpLink) -> bool:
+        """Keep the state true until 60 s of silence; says whether what we sent stayed unanswered all that time."""
+        started = answered = turned = self._clock()
         while True:
+            now = self._clock()
+            if not link.unanswered:
+                answered = turned = now
             heard = started if link.heard is None else max(started, link.heard)
-            if self._clock() - heard >= FIRST_SENDER_HOLD:
-                return
+            if now - heard >= FIRST_SENDER_HOLD:
+                return now - answered >= FIRST_SENDER_HOLD
+            if heard == started and now - turned >= PATIENCE and source.turn():
+                turned, link.trouble = now, ""
             if link.trouble:
                 self._state.become(State.CONNECTING, f"{endpoint}: {link.trouble}", link=str(link))
             elif link.heard is not None and link.heard >= started:
@@ -135,11 +148,15 @@ class UdpPeer:
             await asyncio.sleep(TICK)
 
 
-def _first_of(targets: list[Address], family: socket.AddressFamily) -> Address:
-    """The first address that a socket of `family` can send to. Raises LinkDown."""
+def _reachable(targets: list[Address], family: socket.AddressFamily) -> tuple[Address, ...]:
+    """The addresses that a socket of `family` can send to, each once. Raises LinkDown when there is none."""
+    reachable: dict[Address, None] = {}
+    failure = LinkDown("no address")
     for target in targets:
         try:
-            return addresses.for_family(target, family)
+            reachable[addresses.for_family(target, family)] = None
         except LinkDown as down:
             failure = down
-    raise failure
+    if not reachable:
+        raise failure
+    return tuple(reachable)

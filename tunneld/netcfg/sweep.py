@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tunneld.netcfg.model import PROTOCOL, Link, Observed
 from tunneld.netcfg.operation import (
@@ -32,12 +32,15 @@ def sweep(undo: Sequence[Operation], links: Mapping[str, int], observed: Observe
     the device, the bridge, the ports that it had.
 
     What is gone is passed over in silence: a device takes its addresses and routes along. A link of the same name
-    with another index is a stranger.
+    with another index is a stranger; one of the same index with another name was renamed.
     """
-    known = {operation.link for operation in undo if isinstance(operation, PortLeave)} | set(links)
+    by_index = {link.index: link.name for link in observed.links}
+    names = {name: by_index[index] for name, index in links.items() if index in by_index}
+    known = {operation.link for operation in undo if isinstance(operation, PortLeave)} | {*links, *names.values()}
     operations: list[Operation] = []
     spared: list[str] = []
-    for operation in undo:
+    for planned in undo:
+        operation = replace(planned, link=names.get(planned.link, planned.link))
         link = observed.link(operation.link)
         if link is None or links.get(link.name, link.index) != link.index:
             continue

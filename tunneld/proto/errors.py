@@ -14,6 +14,7 @@ class Reason(Enum):
 
     EMPTY = "empty"
     OVERSIZED = "oversized"
+    WRONG_MODE = "wrong-mode"
     TRUNCATED = "truncated"
     STRANGER = "stranger"
     NO_LINK = "no-link"

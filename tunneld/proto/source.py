@@ -40,13 +40,35 @@ class Source(Protocol):
 
 
 class FixedSource:
-    """The configured endpoint and nobody else; `address` is None until its name has been resolved."""
+    """The configured endpoint and nobody else; `address` is None until its name has been resolved.
+
+    A name may have several addresses, and the peer sends from one of them: that becomes `address`.
+    """
 
     def __init__(self) -> None:
         self.address: Address | None = None
+        self._addresses: tuple[Address, ...] = ()
+
+    def resolved(self, addresses: tuple[Address, ...]) -> None:
+        """`addresses`, at least one, are the endpoint's from now on; the one in use stays if it is among them."""
+        self._addresses = addresses
+        if self.address not in addresses:
+            self.address = addresses[0]
+
+    def turn(self) -> bool:
+        """Try the next address; False when there is only one."""
+        if self.address is None or len(self._addresses) < 2:
+            return False
+        self.address = self._addresses[(self._addresses.index(self.address) + 1) % len(self._addresses)]
+        return True
 
     def admits(self, address: Address, now: float) -> bool:
-        return address == self.address
+        if address == self.address:
+            return True
+        if address not in self._addresses:
+            return False
+        self.address = address
+        return True
 
 
 class FirstSender:
