@@ -72,7 +72,7 @@ def test_words_after_the_verb_are_wrong_usage(verb, capsys):
     with pytest.raises(SystemExit) as end:
         main([verb, "word"])
     assert end.value.code == 2
-    assert capsys.readouterr().err == "tunneld: unrecognized arguments: word; see tunneld --help\n"
+    assert capsys.readouterr().err == f"tunneld {verb}: unrecognized arguments: word; see tunneld {verb} --help\n"
 
 
 @pytest.mark.parametrize("verb", ["genkey", "genpsk"])
