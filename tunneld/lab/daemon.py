@@ -45,8 +45,9 @@ class Daemon:
         host.resources.enter_context(notify)
         notify.bind(str(address))
         # A whole run of the tests on the other loop asks for it here, once.
-        loop = os.environ.get("TUNNELD_LAB_LOOP", "uvloop")
-        argv = [sys.executable, "-m", "tunneld", "run", str(config), "--loop", loop, *options]
+        loop = os.environ.get("TUNNELD_LAB_LOOP")
+        chosen = ["--loop", loop] if loop else []
+        argv = [sys.executable, "-m", "tunneld", "run", str(config), *chosen, *options]
         child = host.spawn(argv, name=name, env={"NOTIFY_SOCKET": str(address)})
         return cls(host, name, config, child, notify)
 
