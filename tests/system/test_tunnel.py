@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from statistics import median
 
 import pytest
 
@@ -83,10 +82,8 @@ async def shell(client, server, address, until):
         for number in again(until):
             typed = await session.type(f"echo $HOST-{number}")
             assert typed.answer.splitlines()[-1] == f"{server.name}-{number}"
-            # Beside streams that fill the queues a key waits its turn, and one that was dropped for its repetition or
-            # two; nobody would call the session stuck.
-            assert median(typed.echoes) < 0.5
-            assert max(typed.echoes) < 5.0
+            # Beside streams that fill the queues a key waits its turn, but nobody would call the session stuck.
+            assert max(typed.echoes) < 1.0
 
 
 def again(until):
