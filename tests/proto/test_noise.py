@@ -85,6 +85,16 @@ def test_the_responder_learns_who_the_initiator_is(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_both_ends_finish_with_the_same_transcript(name):
+    first, second = ends(name)
+    begun = first.handshake_hash
+    second.read_message_untrusted(first.write_message(b""))
+    first.read_message_untrusted(second.write_message(b""))
+    assert first.handshake_hash == second.handshake_hash != begun
+    assert first.split() == second.split()
+
+
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("position", [0, 31, 32, 79, 80, 95])
 def test_a_message_that_cannot_be_read_leaves_everything_as_it_was(name, position):
     first, second = ends(name)
