@@ -32,7 +32,7 @@ CONFIG = Config(
     tunnel=TunnelConfig("plain", "tcp", LISTEN),
     interface=InterfaceConfig("d0", "tun", addresses=(ip_interface("10.9.0.1/24"),), mtu=1400),
     network=NetworkConfig(),
-    peer=PeerConfig("far"),
+    peers=(PeerConfig("far"),),
 )
 
 pytestmark = pytest.mark.usefixtures("namespaces")

@@ -32,5 +32,5 @@ def _config() -> Config:
         tunnel=TunnelConfig("plain", "udp", None),
         interface=InterfaceConfig("tun0", "tun"),
         network=NetworkConfig(),
-        peer=PeerConfig("right"),
+        peers=(PeerConfig("right"),),
     )

@@ -18,7 +18,7 @@ def wish_for(*, addresses=(), allowed=(), routes=(), **interface) -> Wish:
             tunnel=TunnelConfig("plain", "udp", None),
             interface=InterfaceConfig("tun0", "tun", tuple(map(ip_interface, addresses)), **interface),
             network=NetworkConfig(tuple(map(ip_network, routes))),
-            peer=PeerConfig("peer", (), tuple(map(ip_network, allowed))),
+            peers=(PeerConfig("peer", (), tuple(map(ip_network, allowed))),),
         )
     )
 

@@ -68,7 +68,7 @@ def configuration(args: argparse.Namespace) -> Config:
         # A device made anew would lack the operator's addresses, so there is nothing to repair.
         interface=InterfaceConfig(name=interface, mode=args.mode, on_loss="stop"),
         network=NetworkConfig(),
-        peer=PeerConfig(name="simpletun", endpoints=endpoints),
+        peers=(PeerConfig(name="simpletun", endpoints=endpoints),),
     )
 
 

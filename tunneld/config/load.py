@@ -70,8 +70,7 @@ def _config(path: Path, document: Document) -> tuple[Config, tuple[PeerConfig, .
     interface = _interface(document)
     network = _network(document)
     peers = _peers(document, secrets)
-    first = peers[0] if peers else PeerConfig(name="peer")
-    return Config(path.stem, path, tunnel, interface, network, first), peers
+    return Config(path.stem, path, tunnel, interface, network, peers or (PeerConfig(name="peer"),)), peers
 
 
 def _check_sections(document: Document) -> None:

@@ -6,7 +6,10 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from pathlib import Path
 
+from tunneld.keys import PresharedKey, PrivateKey, PublicKey
 from tunneld.proto.errors import ConfigError
+
+CIPHER_DEFAULT = "chacha20-poly1305"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +25,21 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class TunnelConfig:
-    """[tunnel]: what goes over the wire, and where it leaves."""
+    """[tunnel]: what goes over the wire, and where it leaves.
+
+    `protocol` is "tunneld", "wireguard" or "plain", which has no `private_key` and never uses `cipher`.
+    """
 
     protocol: str
     transport: str
     listen: Endpoint | None
+    cipher: str = CIPHER_DEFAULT
+    private_key: PrivateKey | None = field(default=None, repr=False, hash=False)
+
+    @property
+    def sealed(self) -> bool:
+        """Whether there are keys, and sessions under them."""
+        return self.protocol != "plain"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +67,26 @@ class NetworkConfig:
 
 @dataclass(frozen=True, slots=True)
 class PeerConfig:
-    """[[peer]]: the other end. `endpoints` in order of preference; empty: it must come to us."""
+    """[[peer]]: another end. `endpoints` in order of preference; empty: it must come to us.
+
+    `keepalive` in seconds of silence after which we send, 0 never. With `pin_endpoint` the peer is only ever sent to
+    at its endpoint, wherever its messages come from. `public_key` is None for plain alone.
+    """
 
     name: str
     endpoints: tuple[Endpoint, ...] = ()
     allowed_ips: tuple[IPv4Network | IPv6Network, ...] = ()
+    public_key: PublicKey | None = None
+    preshared_key: PresharedKey | None = field(default=None, repr=False, hash=False)
+    keepalive: int = 0
+    pin_endpoint: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
     """One tunnel. `name` is the stem of the file; it names the control socket and the lock.
 
-    `warnings` say what will work, but not well.
+    There is one peer at least, and with plain exactly one. `warnings` say what will work, but not well.
     """
 
     name: str
@@ -73,5 +94,10 @@ class Config:
     tunnel: TunnelConfig
     interface: InterfaceConfig
     network: NetworkConfig
-    peer: PeerConfig
+    peers: tuple[PeerConfig, ...]
     warnings: tuple[ConfigError, ...] = field(default=(), compare=False)
+
+    @property
+    def peer(self) -> PeerConfig:
+        """The first peer."""
+        return self.peers[0]

@@ -152,7 +152,7 @@ class Wish:
             interface=interface.name,
             mode=interface.mode,
             addresses=interface.addresses,
-            allowed=tuple(prefix for prefix in config.peer.allowed_ips if prefix.prefixlen),
+            allowed=tuple(prefix for peer in config.peers for prefix in peer.allowed_ips if prefix.prefixlen),
             listed=config.network.routes,
             mtu=interface.mtu,
             mac=interface.mac.lower() if interface.mac else None,
