@@ -68,9 +68,10 @@ def test_the_published_vectors_come_out_byte_for_byte(name):
         assert reader.read_message_untrusted(message) == payload
 
     assert first.handshake_hash == second.handshake_hash == bytes.fromhex(expected["handshake_hash"])
-    assert first.split() == second.split()
+    keys = first.split()
+    assert keys == second.split()
     cipher = name.split("_")[3]
-    senders = [CipherState(cipher, key) for key in first.split()]
+    senders = [CipherState(cipher, key) for key in keys]
     receivers = [copy(sender) for sender in senders]
     for number, (payload, message) in enumerate(messages[2:]):
         assert senders[number % 2].encrypt_with_ad(b"", payload) == message
@@ -149,6 +150,25 @@ def test_keys_exist_only_after_both_messages():
     for end in (first, second):
         with pytest.raises(AssertionError):
             end.split()
+
+
+def test_a_handshake_that_gave_its_keys_holds_no_secret_and_gives_none_again():
+    for end in finished():
+        ephemeral, chaining_key = end._e, end._symmetric._chaining_key
+        keys = end.split()
+        left = [*vars(end).values(), *vars(end._symmetric).values()]
+        assert not any(secret in left for secret in (ephemeral, chaining_key, PSK, *keys))
+        assert not any(isinstance(value, CipherState) for value in left)
+        assert len(end.handshake_hash) == 32
+        with pytest.raises(AttributeError):
+            end.split()
+
+
+def finished():
+    first, second = ends(NAMES[2])
+    second.read_message_untrusted(first.write_message(b""))
+    first.read_message_untrusted(second.write_message(b""))
+    return first, second
 
 
 def test_a_key_pair_does_not_show_its_private_half():

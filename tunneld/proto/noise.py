@@ -146,8 +146,9 @@ class SymmetricState:
         return plaintext
 
     def split(self) -> tuple[bytes, bytes]:
-        """The keys of the two CipherStates: the initiator sends with the first."""
+        """The keys of the two CipherStates: the initiator sends with the first. Good once: only `h` stays."""
         first, second = hkdf(self._chaining_key, b"", 2)
+        del self._chaining_key, self._cipher_state
         return first, second
 
 
@@ -194,8 +195,14 @@ class HandshakeState:
         return not self._messages
 
     def split(self) -> tuple[bytes, bytes]:
-        """The two transport keys of a finished handshake: the initiator sends with the first."""
+        """The two transport keys of a finished handshake: the initiator sends with the first. Good once.
+
+        Section 5: nothing stays but the hash. The rest would give the keys to whoever finds it, as long as somebody
+        holds this object, and so outlive the session.
+        """
         assert self.finished
+        self._e = None
+        self.psk = b""
         return self._symmetric.split()
 
     def write_message(self, payload: bytes) -> bytes:
