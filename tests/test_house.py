@@ -39,6 +39,8 @@ LAYERS = (
         "tunneld.advice",
         "tunneld.instance",
         "tunneld.log",
+        "tunneld.durable",
+        "tunneld.stampfile",
     ),
     ("tunneld.pump",),
     ("tunneld.links", "tunneld.attachment"),
