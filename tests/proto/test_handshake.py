@@ -13,12 +13,13 @@ from tunneld.proto.handshake import (
     NO_PRESHARED_KEY,
     Local,
     Remote,
+    TransportKeys,
     consume_initiation_untrusted,
     consume_response_untrusted,
     create_initiation,
     create_response,
 )
-from tunneld.proto.noise import HandshakeState, UnusableKeyError
+from tunneld.proto.noise import HandshakeState, UnusableKeyError, key_pair
 from tunneld.proto.profile import CIPHERS, MODES, WIREGUARD, MessageType, tunneld_profile
 from tunneld.proto.tai64n import stamp
 from tunneld.proto.wire import RESPONSE
@@ -232,6 +233,18 @@ def test_no_secret_shows_itself():
     for secret in (PSK, keys.send, keys.receive):
         assert repr(secret)[2:-1] not in text
         assert secret.hex() not in text
+
+
+def test_what_holds_secrets_is_not_compared_by_them():
+    public = key_pair(numbers(8)(32)).public
+    assert Remote(public, PSK) != Remote(public, PSK)
+    assert TransportKeys(PSK, PSK, 1) != TransportKeys(PSK, PSK, 1)
+
+
+@pytest.mark.parametrize("psk", [b"", PSK[:31], PSK + b"\0"], ids=len)
+def test_a_preshared_key_of_another_length_is_our_bug(psk):
+    with pytest.raises(AssertionError):
+        Remote(key_pair(numbers(8)(32)).public, psk)
 
 
 @given(st.binary(max_size=200), st.sampled_from(PROFILES))

@@ -46,19 +46,21 @@ class Local:
         check_mac1_untrusted(self._mac1_key, message)
 
 
-@dataclass(frozen=True, slots=True)
+# Neither of the next two is compared by what it holds: that would tell by its time how much of a secret is right.
+@dataclass(frozen=True, slots=True, eq=False)
 class Remote:
-    """A peer: its public key, the preshared key, and the jar for the cookies it sends us."""
+    """A peer: its public key, the preshared key of 32 bytes, and the jar for the cookies it sends us."""
 
     public: bytes
     preshared_key: bytes = field(default=NO_PRESHARED_KEY, repr=False)
-    jar: CookieJar = field(init=False, repr=False, compare=False)
+    jar: CookieJar = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        assert len(self.preshared_key) == KEY_BYTES, "an empty one would be mixed in as another key than none"
         object.__setattr__(self, "jar", CookieJar(self.public))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class TransportKeys:
     """What a handshake yields: 32 bytes to seal with, 32 to open with, and the index of the session at the peer."""
 
