@@ -222,6 +222,14 @@ def test_aes_asks_after_2_to_the_35_blocks_and_ends_at_2_to_the_36():
     assert ours.drops == {Reason.EXPIRED: 3}
 
 
+def test_keepalives_spend_blocks_of_aes_as_well():
+    ours, _ = pair(AES)
+    ours._blocks = REJECT_AFTER_BLOCKS - 3
+    assert ours.seal_batch([KEEPALIVE] * 4, 0.0) == []
+    assert len(ours.seal_batch([KEEPALIVE] * 3, 0.0)) == 3
+    assert not ours.can_seal(0.0)
+
+
 @pytest.mark.parametrize("profile", [WIREGUARD, CHACHA])
 def test_chacha_counts_no_blocks(profile):
     ours, _ = pair(profile)

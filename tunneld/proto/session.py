@@ -137,7 +137,7 @@ class Session:
     def seal_batch(self, plaintexts: Sequence[Buffer], now: float) -> list[bytes]:
         """The messages for `plaintexts`, in order; none, and all counted as EXPIRED, beyond the limits."""
         first = self._next
-        blocks = sum(-(-len(plaintext) // BLOCK_BYTES) for plaintext in plaintexts)
+        blocks = sum(-(-len(plaintext) // BLOCK_BYTES) or 1 for plaintext in plaintexts)
         if not (self.alive(now) and self._has_room(len(plaintexts), blocks)):
             self.drops[Reason.EXPIRED] += len(plaintexts)
             return []
@@ -191,7 +191,7 @@ class Session:
         opened.refused += count
 
     def _has_room(self, messages: int, blocks: int) -> bool:
-        """Whether so much more keeps within the limits; a keepalive counts as a block."""
+        """Whether so much more keeps within the limits; a keepalive counts as a block, as its tag takes one."""
         return self._next + messages <= REJECT_AFTER_MESSAGES and not (
-            self._counts_blocks and self._blocks + max(blocks, 1) > REJECT_AFTER_BLOCKS
+            self._counts_blocks and self._blocks + blocks > REJECT_AFTER_BLOCKS
         )
