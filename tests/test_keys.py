@@ -121,6 +121,12 @@ def test_a_point_of_low_order_is_no_public_key(point, top_bit):
     assert str(refusal.value) == "not a usable key: it is of low order"
 
 
+@pytest.mark.parametrize("text", ["\ud800", PRIVATE[:43] + "\udcff"])
+def test_a_text_that_no_bytes_can_hold_is_no_public_key(text):
+    with pytest.raises(BadKey, match="byte 0xed at position"):
+        PublicKey.decode(text)
+
+
 def test_a_public_key_shows_its_beginning_and_a_secret_a_fingerprint():
     public = private(bytes(32)).public_key()
     assert repr(public) == "PublicKey(L+V9o0fN…)"

@@ -42,7 +42,7 @@ class PublicKey(NamedTuple):
         """The key that `text` stands for. Raises BadKey, also for a point of low order, which hides no secret."""
         from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
-        raw = bytes(decode(memoryview(text.encode())))
+        raw = bytes(decode(memoryview(text.encode(errors="surrogatepass"))))
         try:
             # Every scalar is a multiple of 8 once it is clamped, so the one of zeros meets every low order as well.
             X25519PrivateKey.from_private_bytes(bytes(KEY_BYTES)).exchange(X25519PublicKey.from_public_bytes(raw))
