@@ -39,6 +39,16 @@ REKEY_AFTER_TIME: Final = 120.0
 REJECT_AFTER_TIME: Final = 180.0
 REKEY_TIMEOUT: Final = 5.0
 KEEPALIVE_TIMEOUT: Final = 10.0
+# An initiation that stays unanswered is repeated after REKEY_TIMEOUT and up to this much more, in seconds, until
+# REKEY_ATTEMPT_TIME is over: 18 times.
+REKEY_JITTER: Final = 1 / 3
+REKEY_ATTEMPT_TIME: Final = 90.0
+MAX_TIMER_HANDSHAKES: Final = int(REKEY_ATTEMPT_TIME / REKEY_TIMEOUT)
+# Packets that wait for keys, of one peer; the oldest goes first.
+MAX_STAGED_PACKETS: Final = 128
+# Packets that wait for a connection that takes no more, of one peer; the newest is refused.
+MAX_QUEUED_PACKETS: Final = 256
+
 # An initiator that only receives asks this early: a keepalive and one more try still fit before the end.
 REKEY_AFTER_TIME_RECEIVING: Final = REJECT_AFTER_TIME - KEEPALIVE_TIMEOUT - REKEY_TIMEOUT
 # All keys are forgotten this long after the last handshake.

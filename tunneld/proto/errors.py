@@ -46,6 +46,12 @@ class Reason(Enum):
     UNEXPECTED_ANSWER = "unexpected-answer"
     UNUSABLE_KEY = "unusable-key"
     OLD_TIMESTAMP = "old-timestamp"
+    UNKNOWN_PEER = "unknown-peer"
+    NO_COOKIE = "no-cookie"
+    RATE_LIMITED = "rate-limited"
+    WRONG_SOURCE = "wrong-source"
+    NO_ROUTE = "no-allowed-ip"
+    NO_SESSION = "no-session"
 
 
 class BadPacket(Exception):

@@ -38,6 +38,11 @@ FLOODS_PER_SECOND: Final = 1000
 _LINK_LOCAL: Final = b"\x01\x80\xc2\x00\x00"
 
 
+def is_link_local(frame: Buffer) -> bool:
+    """Whether `frame`, 6 bytes at least, goes to a group address that no bridge forwards (IEEE 802.1Q, 8.6.3)."""
+    return bytes(frame[:5]) == _LINK_LOCAL and frame[5] < 16
+
+
 class Port(Generic[P]):
     """What is known behind a port: its addresses by when they were last seen, and its allowance of floods."""
 
@@ -115,7 +120,7 @@ class Switch(Generic[P]):
         destination, mac = head[:6], head[6:]
         if mac[0] & 1:
             raise BadPacket(Reason.MALFORMED)
-        if destination[:5] == _LINK_LOCAL and destination[5] < 16:
+        if is_link_local(destination):
             raise BadPacket(Reason.BPDU)
         self._learn(mac, port, now)
         known = self._table.get(destination)
