@@ -166,11 +166,14 @@ def load_private_key(given: str, directory: Path) -> PrivateKey:
     return PrivateKey(_load(source, "genkey"))
 
 
-def load_preshared_key(given: str, directory: Path, private: PrivateKey) -> PresharedKey:
-    """The preshared key in the file `given`, found and refused as a private key is, and when it equals `private`."""
+def load_preshared_key(given: str, directory: Path, private: PrivateKey | None) -> PresharedKey:
+    """The preshared key in the file `given`, found and refused as a private key is, and when it equals `private`.
+
+    `private` is None where that has a fault of its own.
+    """
     source = _source(given, directory)
     key = PresharedKey(_load(source, "genpsk"))
-    if _equal_when_clamped(key, private):
+    if private is not None and _equal_when_clamped(key, private):
         raise source.fault(f"equals the private key; {source.remedy('genpsk')}")
     return key
 
