@@ -110,6 +110,8 @@ NO_MACS = [
     ("03:00:00:00:00:01", "03:00:00:00:00:01 is a group address; make the first byte even, for example 02"),
     ("00:00:00:00:00:00", '00:00:00:00:00:00 is no address; write for example "02:00:00:00:00:01"'),
 ]
+PUBLIC = "L+V9o0fNYkMVKNqsX7spBzD/9oSvxM/C7ZCZX1jLO3Q="
+PUBKEY = "write what tunneld pubkey prints from the key of the peer"
 NO_NAMESPACES = ["", "a/b", "..", "a\0b"]
 NO_PEER_NAMES = ["", " a", "a\x1b", "x" * 65]
 
@@ -153,7 +155,13 @@ def test_a_place_to_listen(written):
         (fields.transport, "auto", 'this version cannot choose between transports; write "udp" or "tcp"'),
         (fields.transport, "upd", '"upd" is not known; did you mean "udp"?'),
         (fields.transport, "quic", '"quic" is not known; write "udp" or "tcp"'),
-        (fields.protocol, "plane", '"plane" is not known; write protocol = "plain" (everything goes in clear)'),
+        (fields.keepalive, 0.1, "expected a whole number, got the number 0.1; write digits only"),
+        (fields.keepalive, -1, "must be 1..65535 seconds, or 0 for none"),
+        (fields.keepalive, 65_536, "must be 1..65535 seconds, or 0 for none"),
+        (fields.public_key, "", f"empty; {PUBKEY}"),
+        (fields.public_key, "A" * 44, f'the last of the 44 characters must be "="; {PUBKEY}'),
+        (fields.public_key, "A" * 43 + "=", f"not a usable key: it is of low order; {PUBKEY}"),
+        (fields.public_key, ["x"], "expected text, got a list; put it in quotes"),
         (fields.host, "fe80::zz", '"fe80::zz" is not an IPv6 address'),
     ],
 )
@@ -179,7 +187,8 @@ def test_values_that_will_do():
     assert fields.namespace("work") == "work"
     assert fields.namespace("/proc/1/ns/net") == "/proc/1/ns/net"
     assert fields.peer_name("Büro Berlin") == "Büro Berlin"
-    assert fields.protocol("plain") == "plain"
+    assert (fields.keepalive(0), fields.keepalive(65_535)) == (0, 65_535)
+    assert str(fields.public_key(f"{PUBLIC}\n")) == PUBLIC
     assert fields.choice("repair", "stop")("stop") == "stop"
     assert fields.flag(False) is False
 
@@ -195,7 +204,8 @@ FIELDS = (
     fields.mac,
     fields.mtu,
     fields.flag,
-    fields.protocol,
+    fields.keepalive,
+    fields.public_key,
     fields.transport,
 )
 VALUES = st.one_of(

@@ -1,6 +1,3 @@
-"""The table of bad configurations, each with the very lines that the operator gets. The numbers of its rows are
-fixed, so that they can be referred to; those missing concern protocols with keys, or the kernel (plan and run)."""
-
 from __future__ import annotations
 
 import subprocess
@@ -11,139 +8,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.config.bad import BAD, GOOD, KEY_FILES, SEALED, SECOND_SEALED, A, B, after, instead, key, public
 from tunneld.config import Endpoint, load
 from tunneld.proto.errors import ConfigErrors
 
-GOOD = """\
-[tunnel]
-protocol = "plain"
-listen = "[::]:55555"
-
-[interface]
-name = "tun0"
-addresses = ["10.0.0.1/24"]
-
-[[peer]]
-name = "a"
-endpoint = "192.0.2.2:55555"
-"""
-SECOND_PEER = ("", "[[peer]]", 'name = "b"', 'endpoint = "192.0.2.3:55555"')
-
-UNUSED = 'protocol = "plain" sends everything in clear, so this would not be used; remove the line'
-LATER = "this version cannot do that yet; remove the line"
-ONE_PEER = 'protocol = "plain" cannot tell two peers apart; keep one [[peer]]'
-MTU = "mtu: must be 576..65475, and 1280 or more with IPv6"
-NAME = 'at most 15 characters, no "/" and no blank'
-ITSELF = "which would route the tunnel into itself"
-
-
-def after(line: int, *added: str) -> str:
-    """The good file with lines added behind number `line`."""
-    lines = GOOD.splitlines()
-    return "\n".join([*lines[:line], *added, *lines[line:], ""])
-
-
-def instead(line: int, *given: str) -> str:
-    """The good file with other lines in place of number `line`."""
-    lines = GOOD.splitlines()
-    return "\n".join([*lines[: line - 1], *given, *lines[line:], ""])
-
-
-BAD: list[tuple[str, str | bytes, list[str]]] = [
-    ("4 empty", "", ["1: empty: no [tunnel] section, no [interface] section; start from a sample in configs/"]),
-    ("4 no interface", '[tunnel]\nprotocol = "plain"\nlisten = "[::]:1024"\n',
-     ["1: [interface]: no [interface] section; add it with a name and addresses"]),
-    ("5 not UTF-8", b"[tunnel]\n\n\xff", ["3: byte 0xff at line 3; save as UTF-8"]),
-    ("6 syntax", instead(7, 'addresses ["10.0.0.1/24"]'),
-     ["7: column 11: expected '=' after a key in a key/value pair; write key = value"]),
-    ("7 key twice", after(6, "mtu = 1400", "mtu = 1420"), ["8: mtu: already set in line 7; keep one of the two"]),
-    ("8 section twice", after(11, "", "[interface]", "mtu = 1400"),
-     ["13: [interface]: already opened in line 5; put its keys there"]),
-    ("9 unknown key", after(2, 'listn = "x"'), ['3: "listn": unknown key; did you mean "listen"?']),
-    ("9 key of another section", after(10, "mtu = 1400"), ['11: "mtu": unknown key; it belongs below [interface]']),
-    ("9 key of no section", 'listen = "[::]:1024"\n' + instead(3),
-     ['1: "listen": stands before the first section; move it below [tunnel]']),
-    ("10 unknown section", instead(5, "[interfaces]"),
-     ["5: [interfaces]: unknown section; did you mean [interface]?"]),
-    ("10 unknown section with the endpoint", instead(9, "[[peers]]").replace('listen = "[::]:55555"\n', ""),
-     ["8: [peers]: unknown section; did you mean [[peer]]?"]),
-    ("10 single brackets", instead(9, "[peer]"), ["9: [peer]: write [[peer]] with double brackets"]),
-    ("10 double brackets", instead(1, "[[tunnel]]"), ["1: [[tunnel]]: write [tunnel] with single brackets, once"]),
-    ("11 text for a number", after(6, 'mtu = "1420"'),
-     ['7: mtu: expected a number, got "1420"; write it without quotes']),
-    ("11 three wrong types", after(6, "mtu = 1.5", "mode = 3", 'persist = "yes"'),
-     ["7: mtu: expected a whole number, got the number 1.5; write digits only",
-      '8: mode: expected text, got the number 3; write "3"',
-      '9: persist: expected true or false, got "yes"; write it without quotes']),
-    ("11 text for a list", instead(7, 'addresses = "10.0.0.1/24"'),
-     ['7: addresses: expected a list; write addresses = ["10.0.0.1/24"]']),
-    ("11 a number for a section", 'interface = 3\n[tunnel]\nprotocol = "plain"\nlisten = "[::]:1024"\n',
-     ["1: interface: expected a section; write [interface] and its keys below it"]),
-    ("12-17 key file", after(2, 'private_key_file = "office.key"'), [f"3: private_key_file: {UNUSED}"]),
-    ("18 key inline", after(2, 'private_key = "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="'),
-     [f"3: private_key: {UNUSED}"]),
-    ("19, 23 public key", after(10, 'public_key = "AAAA"'), [f"11: public_key: {UNUSED}"]),
-    ("21 public key twice", after(11, 'public_key = "A"', *SECOND_PEER, 'public_key = "A"'),
-     [f"12: public_key: {UNUSED}", f"14: [[peer]]: {ONE_PEER}", f"17: public_key: {UNUSED}"]),
-    ("22 name twice", after(11, "", "[[peer]]", 'name = "a"', 'endpoint = "192.0.2.3:55555"'),
-     [f"13: [[peer]]: {ONE_PEER}", '14: name: name "a" already used in line 10; choose another']),
-    ("24-26 preshared key", after(11, 'preshared_key_file = "a.psk"'), [f"12: preshared_key_file: {UNUSED}"]),
-    ("27 port 0", instead(3, 'listen = "[::]:0"'), ['3: listen: port "0": must be 1..65535']),
-    ("27 port 70000", instead(3, 'listen = "0.0.0.0:70000"'), ['3: listen: port "70000": must be 1..65535']),
-    ("31 no port", instead(11, 'endpoint = "vpn.example.org"'),
-     ['11: endpoint: "vpn.example.org" has no port; write vpn.example.org:55555']),
-    ("32 no brackets", instead(11, "endpoint = [", '  "192.0.2.2:55555",', '  "2001:db8::1:51820",', "]"),
-     ['13: endpoint: "2001:db8::1:51820": write [2001:db8::1]:51820']),
-    ("34 this host", instead(11, 'endpoint = "127.0.0.1:55555"'),
-     ["11: endpoint: 127.0.0.1:55555 is this host itself; write the address of the peer"]),
-    ("35 inside allowed_ips", after(11, 'allowed_ips = ["192.0.2.0/24"]'),
-     [f"11: endpoint: 192.0.2.2 lies inside allowed_ips 192.0.2.0/24, {ITSELF}; take 192.0.2.2 out of it"]),
-    ("35 inside the own subnet", instead(11, 'endpoint = "10.0.0.2:55555"'),
-     [f"11: endpoint: 10.0.0.2 lies inside the subnet of addresses 10.0.0.1/24, {ITSELF}; take 10.0.0.2 out of it"]),
-    ("36 no prefix", after(11, 'allowed_ips = ["10.0.0.0/33"]'),
-     ['12: allowed_ips: "10.0.0.0/33" is not a prefix; write for example "192.168.0.0/24"']),
-    ("37 host bits", after(11, "allowed_ips = [", '  "10.1.0.0/16",', '  "10.0.0.5/24",', "]"),
-     ["14: allowed_ips: 10.0.0.5/24 has host bits set; did you mean 10.0.0.0/24 or 10.0.0.5/32?"]),
-    ("38 prefix in two peers",
-     after(11, 'allowed_ips = ["10.1.0.0/16"]', *SECOND_PEER, 'allowed_ips = ["10.1.0.0/16"]'),
-     [f"14: [[peer]]: {ONE_PEER}",
-      '17: allowed_ips: 10.1.0.0/16 in "a" (line 12) and "b" (line 17); keep it in one place']),
-    ("40 no address", instead(7),
-     ["5: addresses: interface has no address; set addresses, or addresses = [] if it needs none"]),
-    ("42 mtu small", after(6, "mtu = 575"), [f"7: {MTU}"]),
-    ("42 mtu small for IPv6", instead(7, "mtu = 1279", 'addresses = ["fd00::1/64"]'), [f"7: {MTU}"]),
-    ("42 mtu large", after(6, "mtu = 65476"), [f"7: {MTU}"]),
-    ("44 name long", instead(6, 'name = "sixteen-letters!"'), [f'6: name: "sixteen-letters!": {NAME}']),
-    ("44 name with slash", instead(6, 'name = "a/b"'), [f'6: name: "a/b": {NAME}']),
-    ("44 name with blank", instead(6, 'name = "a b"'), [f'6: name: "a b": {NAME}']),
-    ("46 tap with allowed_ips", after(6, 'mode = "tap"') + 'allowed_ips = ["10.9.0.0/16"]\n',
-     ["13: allowed_ips: tap peers use macs, not allowed_ips; remove the line, and write routes in [network]"]),
-    ("47-49 wireguard", instead(2, 'protocol = "wireguard"', 'transport = "tcp"', 'cipher = "aes-256-gcm"'),
-     ['2: protocol: "wireguard" is not in this version; write protocol = "plain" (everything goes in clear)']),
-    ("47 no protocol", instead(2),
-     ['1: protocol: missing; write protocol = "plain" in [tunnel] (everything goes in clear)']),
-    ("50 nobody can start", instead(3).replace('endpoint = "192.0.2.2:55555"\n', ""),
-     ["8: endpoint: nobody can start: no listen and no endpoint; set one of the two"]),
-    ("51 plain with keys, psk and cipher",
-     after(2, 'cipher = "aes-256-gcm"', 'private_key_file = "k"') + 'preshared_key_file = "p"\n',
-     [f"3: cipher: {UNUSED}", f"4: private_key_file: {UNUSED}", f"14: preshared_key_file: {UNUSED}"]),
-    ("52 keepalive", after(11, "keepalive = 0.1"), [f"12: keepalive: {LATER}"]),
-    ("53 table", after(7, "[network]", "table = 51820"), [f"9: table: {LATER}"]),
-    ("55 kill switch", after(7, "[network]", "kill_switch = true"), [f"9: kill_switch: {LATER}"]),
-    ("later keys", after(3, 'netns = "outer"') + "pin_endpoint = true\n[bridge]\nstorm = 1\n[log]\n[metrics]\n",
-     [f"4: netns: {LATER}", f"13: pin_endpoint: {LATER}",
-      *(f"{line}: [{section}]: this version cannot do that yet; remove the section"
-        for line, section in ((14, "bridge"), (16, "log"), (17, "metrics")))]),
-    ("auto", after(2, 'transport = "auto"'),
-     ['3: transport: this version cannot choose between transports; write "udp" or "tcp"']),
-    ("terminal codes", instead(10, 'name = "\\u001b[2J"', '"\\u001b" = 1'),
-     [r'10: name: "\x1b[2J": 1 to 64 printable characters, no blank at the ends',
-      r'11: "\x1b": unknown key; remove it, or see tunneld.toml(5)']),
-]  # fmt: skip
-
 
 @pytest.fixture
-def path(tmp_path):
+def path(tmp_path, monkeypatch):
+    """Where a configuration may be written, beside its key files."""
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    tmp_path.chmod(0o755)
+    for name, (content, mode) in KEY_FILES.items():
+        (tmp_path / name).write_text(content)
+        (tmp_path / name).chmod(mode)
     return tmp_path / "left.toml"
 
 
@@ -157,7 +34,7 @@ def test_a_bad_configuration_is_refused_with_one_line_for_each_fault(path, conte
     write(path, content)
     with pytest.raises(ConfigErrors) as refusal:
         load(path)
-    assert str(refusal.value).splitlines() == [f"{path}:{fault}" for fault in faults]
+    assert str(refusal.value).splitlines() == lines(path, faults)
 
 
 @pytest.mark.parametrize("row", BAD[::6], ids=[row[0] for row in BAD[::6]])
@@ -166,7 +43,12 @@ def test_the_command_prints_those_lines_and_nothing_else(path, row):
     write(path, content)
     checked = _check(path)
     assert (checked.returncode, checked.stdout) == (2, "")
-    assert checked.stderr.splitlines() == [f"{path}:{fault}" for fault in faults]
+    assert checked.stderr.splitlines() == lines(path, faults)
+
+
+def lines(path: Path, faults: list[str]) -> list[str]:
+    """What the command prints for the faults of the table."""
+    return [f"{path}:{fault.replace('DIR', str(path.parent))}" for fault in faults]
 
 
 def test_a_file_that_cannot_be_read_is_one_line(path):

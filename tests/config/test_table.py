@@ -18,7 +18,6 @@ metal = 1
 endpoint = "a:1"
 endpiont = "a:1"
 cipher = "x"
-quiet = 1
 """
 
 
@@ -57,7 +56,7 @@ def test_what_is_left_over_is_explained(document, table):
     for key in ("name", "mtu"):
         table.take(key, lambda value: value, None)
     table.take_list("addresses", lambda value: value)
-    table.close({"cipher": "not yet", "quiet": ""}, {"endpoint": "[[peer]]"}, {})
+    table.close({"cipher": "not yet"}, {"endpoint": "[[peer]]"})
     assert [str(error) for error in document.faults.errors] == [
         'f.toml:5: "adresses": unknown key; did you mean "addresses"?',
         'f.toml:6: "metal": unknown key; remove it, or see tunneld.toml(5)',
@@ -65,14 +64,19 @@ def test_what_is_left_over_is_explained(document, table):
         'f.toml:8: "endpiont": unknown key; did you mean "endpoint" below [[peer]]?',
         "f.toml:9: cipher: not yet",
     ]
+    assert document.faulty("interface", "addresses")
 
 
 def test_a_required_key_is_missed_unless_it_was_only_misspelt(document):
     table = Table(document, ("interface",), {"nmae": "tun0"})
     table.take("name", fields.interface_name, "")
     table.take("mode", fields.text, "")
-    table.close({}, {}, {"name": "missing", "mode": "missing too"})
+    table.close({}, {})
+    assert (table.given("nmae"), table.given("name")) == (True, False)
+    table.require("name", "missing")
+    table.require("mode", "missing too")
     assert [(error.key, error.message) for error in document.faults.errors] == [
         ('"nmae"', 'unknown key; did you mean "name"?'),
         ("mode", "missing too"),
     ]
+    assert document.faulty("interface", "mode")

@@ -150,7 +150,7 @@ def _where(name: str, journal: Journal) -> tuple[str | None, str | None]:
     if record is not None:
         return record.interface, record.netns
     try:
-        interface = load(resolve(name)).interface
+        interface = load(resolve(name), read_keys=False).interface
     except ConfigErrors:
         return None, None  # it may have been a file elsewhere; a bridge of ours tells by itself
     return interface.name, interface.netns

@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     from tunneld.proto.errors import ConfigErrors
 
     path = resolve(args.tunnel)
-    config = load(path)
+    config = load(path, read_keys=False)
     try:
         commands = _commands(config, Wish.from_config(config))
     except ConfigErrors as faults:

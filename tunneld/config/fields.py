@@ -17,6 +17,7 @@ from ipaddress import (
 )
 
 from tunneld.config.model import Endpoint
+from tunneld.keys import BadKey, PublicKey
 from tunneld.text import nearest, quoted
 
 # A device takes MTU + 18 bytes of Ethernet and VLAN header; with 2 of length that still fits one UDP datagram.
@@ -69,6 +70,19 @@ def txqueuelen(value: object) -> int:
     return number(value, 1, 65_535)
 
 
+def keepalive(value: object) -> int:
+    """Seconds, 0 for none; the range is that of `wg`."""
+    return number(value, 0, 65_535, "must be 1..65535 seconds, or 0 for none")
+
+
+def public_key(value: object) -> PublicKey:
+    """The key of a peer. A fault shows one character of it at most: it may be the private one by mistake."""
+    try:
+        return PublicKey.decode(text(value))
+    except BadKey as fault:
+        raise Fault(f"{fault}; write what tunneld pubkey prints from the key of the peer") from None
+
+
 def choice(*options: str) -> Callable[[object], str]:
     """A field that must be one of `options`."""
 
@@ -83,15 +97,6 @@ def choice(*options: str) -> Callable[[object], str]:
         return word
 
     return parse
-
-
-def protocol(value: object) -> str:
-    word = text(value)
-    if word in ("tunneld", "wireguard"):
-        raise Fault(f'{quoted(word)} is not in this version; write protocol = "plain" (everything goes in clear)')
-    if word != "plain":
-        raise Fault(f'{quoted(word)} is not known; write protocol = "plain" (everything goes in clear)')
-    return word
 
 
 def transport(value: object) -> str:

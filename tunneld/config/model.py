@@ -9,7 +9,9 @@ from pathlib import Path
 from tunneld.keys import PresharedKey, PrivateKey, PublicKey
 from tunneld.proto.errors import ConfigError
 
-CIPHER_DEFAULT = "chacha20-poly1305"
+PROTOCOLS = ("tunneld", "wireguard", "plain")
+CIPHERS = ("chacha20-poly1305", "aes-256-gcm")
+CIPHER_DEFAULT = CIPHERS[0]
 
 
 @dataclass(frozen=True, slots=True)

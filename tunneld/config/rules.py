@@ -2,52 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
+from tunneld.config import endpoints
 from tunneld.config.document import Document, KeyPath
-from tunneld.config.fields import MTU_RULE, MTU_SMALLEST_IPV6
-from tunneld.config.model import Config, Endpoint, PeerConfig
+from tunneld.config.endpoints import LookUp, numeric
+from tunneld.config.fields import MTU_RULE, MTU_SMALLEST, MTU_SMALLEST_IPV6
+from tunneld.config.model import CIPHER_DEFAULT, Config, PeerConfig
+from tunneld.keys import PublicKey
+from tunneld.proto.const import ETHERNET_BYTES, MAX_DATAGRAM_BYTES, MAX_PACKET_BYTES
 from tunneld.proto.errors import ConfigError
 from tunneld.text import quoted
 
-LookUp = Callable[[Endpoint], None]
 Network = IPv4Network | IPv6Network
 
 CAP_NET_BIND_SERVICE = 10
 ETHERNET_MTU = 1500
-IP_UDP_LENGTH = {4: 20 + 8 + 2, 6: 40 + 8 + 2}
-ETHERNET_VLAN = 18
+IP_UDP_BYTES = {4: 20 + 8, 6: 40 + 8}
+
+# What the protocol adds to a packet, in bytes: a length; a header and a tag; those, a kind and a virtio header.
+OVERHEAD = {"plain": 2, "wireguard": 16 + 16, "tunneld": 16 + 16 + 1 + 10}
+
+WIREGUARD_ONLY = {
+    ("tunnel", "transport"): ("udp", 'write "udp"'),
+    ("tunnel", "cipher"): (CIPHER_DEFAULT, "remove the line"),
+    ("interface", "mode"): ("tun", 'write "tun"'),
+}
 
 
 def check(config: Config, peers: tuple[PeerConfig, ...], document: Document, look_up: LookUp | None) -> None:
-    """Add every fault between the values of `config` to `document`; `peers` are all that the file has."""
+    """Add every fault between the values of `config` to `document`; `peers` are those that the file has."""
+    known = not document.faulty("tunnel", "protocol")
     _interface(config, document)
     _routes(config, document)
     _peers(peers, document)
+    if known and config.tunnel.protocol == "wireguard":
+        _wireguard(config, document)
+    if known and config.tunnel.sealed:
+        _sealed_mtu(config, document)
+        _sealed(config, peers, document)
+    if known and not config.tunnel.sealed:
+        for index in range(1, len(peers)):
+            message = 'protocol = "plain" cannot tell two peers apart; keep one [[peer]]'
+            document.fault(("peer", index), message, key="[[peer]]")
+    _allowed_ips(config, peers, document)
     _start(config, peers, document)
     _listen(config, document)
-    for index, peer in enumerate(peers):
+    for index in range(len(peers)):
         if not document.faulty("peer", index, "endpoint"):
-            _endpoints(config, peer, ("peer", index, "endpoint"), document, look_up)
+            endpoints.check(config, index, document, look_up)
 
 
 def warnings(config: Config, document: Document) -> tuple[ConfigError, ...]:
     """What will work, but not well."""
-    numeric = [_numeric(endpoint) for endpoint in config.peer.endpoints]
-    outer = next((address for address in numeric if address is not None), None)
-    if config.tunnel.transport != "udp" or config.interface.mtu is None or (outer is not None and outer.is_loopback):
-        return ()
-    overhead = IP_UDP_LENGTH[outer.version if outer else 4] + (ETHERNET_VLAN if config.interface.mode == "tap" else 0)
-    largest = config.interface.mtu + overhead
-    if largest <= ETHERNET_MTU:
+    overhead = _outer_overhead(config)
+    if overhead is None or config.interface.mtu is None or config.interface.mtu + overhead <= ETHERNET_MTU:
         return ()
     message = (
-        f"{config.interface.mtu} + {overhead} of headers = {largest} is more than the {ETHERNET_MTU} of an Ethernet "
-        f"path, so full packets travel in fragments; {ETHERNET_MTU - overhead} or less avoids that"
+        f"{config.interface.mtu} + {overhead} of headers = {config.interface.mtu + overhead} is more than the "
+        f"{ETHERNET_MTU} of an Ethernet path, so full packets travel in fragments; "
+        f"{ETHERNET_MTU - overhead} or less avoids that"
     )
     return (document.faults.error(document.line_of(("interface", "mtu")), "mtu", message),)
+
+
+def _outer_overhead(config: Config) -> int | None:
+    """The most that is added to a packet on the path to any peer, in bytes; None where that does not matter."""
+    if config.tunnel.transport != "udp":
+        return None
+    numerics = [[address for one in peer.endpoints if (address := numeric(one))] for peer in config.peers]
+    versions = [found[0].version if found else 4 for found in numerics if not (found and found[0].is_loopback)]
+    if not versions:
+        return None
+    return IP_UDP_BYTES[max(versions)] + _inner_overhead(config)
+
+
+def _inner_overhead(config: Config) -> int:
+    return OVERHEAD[config.tunnel.protocol] + (ETHERNET_BYTES if config.interface.mode == "tap" else 0)
 
 
 def _interface(config: Config, document: Document) -> None:
@@ -68,7 +100,7 @@ def _interface(config: Config, document: Document) -> None:
 
 
 def _routes(config: Config, document: Document) -> None:
-    allowed = config.peer.allowed_ips
+    allowed = [prefix for peer in config.peers for prefix in peer.allowed_ips]
     if document.faulty("network", "routes"):
         return
     for index, route in enumerate(config.network.routes):
@@ -82,38 +114,93 @@ def _routes(config: Config, document: Document) -> None:
 
 
 def _peers(peers: tuple[PeerConfig, ...], document: Document) -> None:
-    names: dict[str, int] = {}
-    prefixes: dict[Network, tuple[str, int]] = {}
+    names: dict[str, KeyPath] = {}
+    prefixes: dict[Network, tuple[str, KeyPath]] = {}
     for index, peer in enumerate(peers):
-        line = document.line_of(("peer", index, "name"))
-        if index:
-            message = 'protocol = "plain" cannot tell two peers apart; keep one [[peer]]'
-            document.fault(("peer", index), message, key="[[peer]]")
-        if peer.name in names and not document.faulty("peer", index, "name"):
-            message = f"name {quoted(peer.name)} already used in line {names[peer.name]}; choose another"
-            document.fault(("peer", index, "name"), message)
-        names.setdefault(peer.name, line)
+        path: KeyPath = ("peer", index, "name")
+        if not document.faulty(*path):
+            if peer.name in names:
+                earlier = document.line_of(names[peer.name])
+                document.fault(path, f"name {quoted(peer.name)} already used in line {earlier}; choose another")
+            names.setdefault(peer.name, path)
+        if peer.pin_endpoint and not peer.endpoints and not document.faulty("peer", index, "endpoint"):
+            message = "there is no endpoint to stay at; set endpoint or remove the line"
+            document.fault(("peer", index, "pin_endpoint"), message)
         if document.faulty("peer", index, "allowed_ips"):
             continue
         for position, prefix in enumerate(peer.allowed_ips):
-            path: KeyPath = ("peer", index, "allowed_ips", position)
+            path = ("peer", index, "allowed_ips", position)
             if prefix in prefixes:
-                name, earlier = prefixes[prefix]
-                whose = f"{quoted(name)} (line {earlier}) and {quoted(peer.name)} (line {document.line_of(path)})"
-                document.fault(path, f"{prefix} in {whose}; keep it in one place")
-            prefixes.setdefault(prefix, (peer.name, document.line_of(path)))
+                name, first = prefixes[prefix]
+                whose = f"{quoted(name)} (line {document.line_of(first)})"
+                message = f"{prefix} in {whose} and {quoted(peer.name)} (line {document.line_of(path)})"
+                document.fault(path, f"{message}; keep it in one place")
+            prefixes.setdefault(prefix, (peer.name, path))
+
+
+def _allowed_ips(config: Config, peers: tuple[PeerConfig, ...], document: Document) -> None:
+    if document.faulty("interface", "mode"):
+        return
+    for index, peer in enumerate(peers):
+        path: KeyPath = ("peer", index, "allowed_ips")
+        if config.interface.mode == "tap" and peer.allowed_ips:
+            document.fault(
+                path, "tap peers use macs, not allowed_ips; remove the line, and write routes in [network]"
+            )
+        needed = config.interface.mode == "tun" and config.tunnel.sealed and not document.faulty("tunnel", "protocol")
+        if needed and not peer.allowed_ips and not document.faulty(*path):
+            message = f'nothing could be sent to peer {quoted(peer.name)}; write what it has, such as ["10.0.0.2/32"]'
+            document.fault(path, message)
+
+
+def _wireguard(config: Config, document: Document) -> None:
+    given = {"transport": config.tunnel.transport, "cipher": config.tunnel.cipher, "mode": config.interface.mode}
+    for (section, key), (only, remedy) in WIREGUARD_ONLY.items():
+        if given[key] != only:
+            message = f'{quoted(given[key])} needs protocol = "tunneld" at both ends; write that, or {remedy}'
+            document.fault((section, key), message)
+
+
+def _sealed(config: Config, peers: tuple[PeerConfig, ...], document: Document) -> None:
+    if not peers and not document.faulty("peer"):
+        message = "no [[peer]] section; add one with the public_key of the other end"
+        document.fault(("peer",), message, key="[[peer]]")
+    private = config.tunnel.private_key
+    own = None if private is None else private.public_key()
+    seen: dict[PublicKey, tuple[str, KeyPath]] = {}
+    for index, peer in enumerate(peers):
+        path: KeyPath = ("peer", index, "public_key")
+        key, named = peer.public_key, f"peer {quoted(peer.name)}"
+        if key is None:
+            if not document.faulty(*path):
+                document.fault(path, f"missing; write for {named} what tunneld pubkey prints from its key")
+        elif key == own:
+            document.fault(path, f"{named} has our own public key; write what tunneld pubkey prints from its key")
+        elif key in seen:
+            name, first = seen[key]
+            message = f"same key as peer {quoted(name)} (line {document.line_of(first)}); each peer has its own"
+            document.fault(path, message)
+        else:
+            seen[key] = (peer.name, path)
+
+
+def _sealed_mtu(config: Config, document: Document) -> None:
+    udp = config.tunnel.transport == "udp"
+    room = (MAX_DATAGRAM_BYTES if udp else MAX_PACKET_BYTES) - _inner_overhead(config)
+    if config.interface.mtu is not None and config.interface.mtu > room:
+        holder = "datagram" if udp else "record of TCP"
+        document.fault(("interface", "mtu"), f"must be {MTU_SMALLEST}..{room}, or no sealed packet fits one {holder}")
 
 
 def _start(config: Config, peers: tuple[PeerConfig, ...], document: Document) -> None:
-    if config.interface.mode == "tap":
-        for index, peer in enumerate(peers):
-            if peer.allowed_ips:
-                message = "tap peers use macs, not allowed_ips; remove the line, and write routes in [network]"
-                document.fault(("peer", index, "allowed_ips"), message)
-    faulty = document.faulty("tunnel", "listen") or document.faulty("peer") or document.faulty("tunnel")
-    if config.tunnel.listen is None and not any(peer.endpoints for peer in peers) and not faulty:
-        path: KeyPath = ("peer", 0) if peers else ("tunnel",)
-        document.fault(path, "nobody can start: no listen and no endpoint; set one of the two", key="endpoint")
+    if config.tunnel.listen is not None or document.faulty("tunnel", "listen"):
+        return
+    message = "nobody can start: no listen and no endpoint; set one of the two"
+    if not peers and not config.tunnel.sealed and not document.faulty("peer"):
+        document.fault(("tunnel",), message, key="endpoint")
+    for index, peer in enumerate(peers):
+        if not peer.endpoints and not document.faulty("peer", index, "endpoint"):
+            document.fault(("peer", index), message, key="endpoint")
 
 
 def _listen(config: Config, document: Document) -> None:
@@ -121,77 +208,6 @@ def _listen(config: Config, document: Document) -> None:
     if listen is not None and listen.port < _unprivileged() and not _capable(CAP_NET_BIND_SERVICE):
         message = f"port {listen.port} needs CAP_NET_BIND_SERVICE; use a port of {_unprivileged()} or more"
         document.fault(("tunnel", "listen"), message)
-
-
-def _endpoints(config: Config, peer: PeerConfig, path: KeyPath, document: Document, look_up: LookUp | None) -> None:
-    for index, endpoint in enumerate(peer.endpoints):
-        where = (*path, index)
-        address = _numeric(endpoint)
-        if endpoint in peer.endpoints[:index]:
-            document.fault(where, f"{endpoint} is there twice; keep one of the two")
-        elif address is None:
-            _known(endpoint, where, document, look_up)
-        elif _is_own(config, endpoint.port, address):
-            document.fault(where, f"{endpoint} is this host itself; write the address of the peer")
-        elif route := _through_tunnel(config, peer, address):
-            document.fault(where, f"{route} would route the tunnel into itself; take {address} out of it")
-        elif (listen := _bound(config)) is not None and listen.version != address.version:
-            message = (
-                f'{endpoint} is IPv{address.version}, but listen is IPv{listen.version}; write listen = "[::]:PORT"'
-            )
-            document.fault(where, message)
-
-
-def _known(endpoint: Endpoint, path: KeyPath, document: Document, look_up: LookUp | None) -> None:
-    if look_up is None:
-        return
-    try:
-        look_up(endpoint)
-    except OSError as error:
-        document.fault(
-            path, f"{endpoint.host} does not resolve ({error.strerror}); correct the name or the name server"
-        )
-
-
-def _is_own(config: Config, port: int, address: IPv4Address | IPv6Address) -> bool:
-    listen = config.tunnel.listen
-    if listen is None or listen.port != port:
-        return False
-    bound = _numeric(listen)
-    own = {bound, *(interface.ip for interface in config.interface.addresses)}
-    return address in own or (bound is not None and bound.is_unspecified and address.is_loopback)
-
-
-def _through_tunnel(config: Config, peer: PeerConfig, address: IPv4Address | IPv6Address) -> str:
-    """What would send messages for `address` into the device that they carry; empty when nothing would."""
-    interface = config.interface
-    if interface.netns is not None:
-        return ""
-    # A prefix of length 0 makes no route. A bridge may have the peer on another of its ports.
-    for prefix in peer.allowed_ips:
-        if prefix.prefixlen and address in prefix:
-            return f"{address} lies inside allowed_ips {prefix}, which"
-    for prefix in config.network.routes:
-        if prefix.prefixlen and address in prefix:
-            return f"{address} lies inside routes {prefix}, which"
-    for own in interface.addresses if interface.bridge is None else ():
-        if address in own.network:
-            return f"{address} lies inside the subnet of addresses {own}, which"
-    return ""
-
-
-def _bound(config: Config) -> IPv4Address | IPv6Address | None:
-    """The address to whose family the sending socket is bound; None where it may be either."""
-    listen = config.tunnel.listen
-    bound = _numeric(listen) if listen is not None and config.tunnel.transport == "udp" else None
-    return None if bound == IPv6Address("::") else bound
-
-
-def _numeric(endpoint: Endpoint) -> IPv4Address | IPv6Address | None:
-    try:
-        return ip_address(endpoint.host)
-    except ValueError:
-        return None
 
 
 def _inside(inner: Network, outer: Network) -> bool:

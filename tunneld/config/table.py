@@ -49,21 +49,22 @@ class Table:
                 self._document.fault((*self._path, key, index), str(fault))
         return tuple(found)
 
-    def close(self, later: Mapping[str, str], elsewhere: Mapping[str, str], required: Mapping[str, str]) -> None:
-        """Report what nobody took, and the keys of `required` that are missing, with the message there.
+    def given(self, key: str) -> bool:
+        """Whether the section has `key`."""
+        return key in self._given
 
-        A key of `later` gets the message there; an empty one lets it pass, because another fault speaks for it.
-        `elsewhere` names the section of keys that do exist.
+    def close(self, refused: Mapping[str, str], elsewhere: Mapping[str, str]) -> None:
+        """Report what nobody took; a key that was misspelt counts as faulty.
+
+        A key of `refused` gets the message there. `elsewhere` names the section of keys that do exist.
         """
-        meant = set()
         for key in self._left:
-            if key in later:
-                if later[key]:
-                    self._document.fault((*self._path, key), later[key])
+            if key in refused:
+                self._document.fault((*self._path, key), refused[key])
                 continue
-            near = nearest(key, [*self._known, *later])
-            meant.add(near)
+            near = nearest(key, [*self._known, *refused])
             if near:
+                self._document.excuse((*self._path, near))
                 hint = f"did you mean {quoted(near)}?"
             elif key in elsewhere:
                 hint = f"it belongs below {elsewhere[key]}"
@@ -72,6 +73,9 @@ class Table:
             else:
                 hint = "remove it, or see tunneld.toml(5)"
             self._document.fault((*self._path, key), f"unknown key; {hint}", key=quoted(key))
-        for key, message in required.items():
-            if key not in self._given and key not in meant:
-                self._document.fault(self._path, message, key=key)
+
+    def require(self, key: str, message: str) -> None:
+        """Report with `message` that `key` is missing, unless it is only misspelt. After `close`."""
+        if key not in self._given and not self._document.faulty(*self._path, key):
+            self._document.fault(self._path, message, key=key)
+            self._document.excuse((*self._path, key))
