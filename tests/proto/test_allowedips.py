@@ -66,6 +66,56 @@ def test_the_longest_prefix_wins(address, peer):
     assert both_ways(filled(**OFFICES), address) == peer
 
 
+# What the kernel's own test of its trie inserts, asks and expects (drivers/net/wireguard/selftest/allowedips.c).
+KERNEL = [
+    ("a", "192.168.4.0/24"), ("b", "192.168.4.4/32"), ("c", "192.168.0.0/16"), ("d", "192.95.5.64/27"),
+    ("c", "192.95.5.65/27"), ("d", "2607:5300:6000:6b00::c05f:543/128"), ("c", "2607:5300:6000:6b00::/64"),
+    ("e", "0.0.0.0/0"), ("e", "::/0"), ("f", "::/0"), ("g", "2404:6800::/32"),
+    ("h", "2404:6800:4004:800:dead:beef:dead:beef/64"), ("a", "2404:6800:4004:800:dead:beef:dead:beef/128"),
+    ("c", "2444:6800:40e4:800:deae:beef:def:beef/128"), ("b", "2444:6800:f0e4:800:eeae:beef::/98"),
+    ("g", "64.15.112.0/20"), ("h", "64.15.123.211/25"), ("a", "10.0.0.0/25"), ("b", "10.0.0.128/25"),
+    ("a", "10.1.0.0/30"), ("b", "10.1.0.4/30"), ("c", "10.1.0.8/29"), ("d", "10.1.0.16/29"),
+]  # fmt: skip
+KERNEL_ANSWERS = {
+    "192.168.4.20": "a", "192.168.4.0": "a", "192.168.4.4": "b", "192.168.200.182": "c", "192.95.5.68": "c",
+    "192.95.5.96": "e", "2607:5300:6000:6b00::c05f:543": "d", "2607:5300:6000:6b00::c02e:1ee": "c",
+    "2607:5300:6000:6b01::": "f", "2404:6800:4004:806::1006": "g", "2404:6800:4004:806:0:1234:0:5678": "g",
+    "2404:67ff:4004:806:0:1234:0:5678": "f", "2404:6801:4004:806:0:1234:0:5678": "f",
+    "2404:6800:4004:800:0:1234:0:5678": "h", "2404:6800:4004:800::": "h",
+    "2404:6800:4004:800:1010:1010:1010:1010": "h", "2404:6800:4004:800:dead:beef:dead:beef": "a",
+    "64.15.116.26": "g", "64.15.127.3": "g", "64.15.123.1": "g",
+    "64.15.123.128": "h", "64.15.123.129": "h", "10.0.0.52": "a", "10.0.0.220": "b", "10.1.0.2": "a", "10.1.0.6": "b",
+    "10.1.0.10": "c", "10.1.0.20": "d",
+}  # fmt: skip
+
+
+def test_the_kernel_would_route_alike():
+    assert (len(KERNEL), len(KERNEL_ANSWERS)) == (23, 28)
+    table = AllowedIPs()
+    for peer, text in KERNEL:
+        table.insert([ip_network(text, strict=False)], peer)
+    assert {address: both_ways(table, address) for address in KERNEL_ANSWERS} == KERNEL_ANSWERS
+
+    alone = ["1.0.0.0", "64.0.0.0", "128.0.0.0", "192.0.0.0", "255.0.0.0"]
+    table.insert(map(ip_network, alone), "a")
+    assert {both_ways(table, address) for address in alone} == {"a"}
+    table.remove("a")
+    assert {both_ways(table, address) for address in alone} == {"e"}
+
+
+def test_the_kernel_would_list_alike():
+    given = {
+        "192.95.5.93/27": "192.95.5.64/27",
+        "2607:5300:6000:6b00::c05f:543/128": "2607:5300:6000:6b00::c05f:543/128",
+        "10.1.0.20/29": "10.1.0.16/29",
+        "2607:5300:6d8a:6bf8:dab1:f1df:c05f:1523/83": "2607:5300:6d8a:6bf8:dab1:e000::/83",
+        "2607:5300:6d8a:6bf8:dab1:f1df:c05f:1523/21": "2607:5000::/21",
+    }
+    table = AllowedIPs()
+    table.insert([ip_network(text, strict=False) for text in given], "a")
+    assert list(map(str, table.networks("a"))) == list(given.values())
+
+
 def test_a_prefix_moves_with_its_last_insert_and_the_rest_stays():
     table = filled(a="10.1.0.0/16 10.2.0.0/16", b="10.1.0.0/16 10.1.2.0/24")
     assert both_ways(table, "10.1.0.1") == "b"

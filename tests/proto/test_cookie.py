@@ -3,7 +3,16 @@ import hashlib
 import pytest
 
 from tests.proto.keys import flips, numbers
-from tunneld.proto.cookie import CookieChecker, CookieJar, check_mac1_untrusted, hchacha20, mac, mac1_key
+from tunneld.proto.cookie import (
+    CookieChecker,
+    CookieJar,
+    _tail,
+    _xchacha20_poly1305,
+    check_mac1_untrusted,
+    hchacha20,
+    mac,
+    mac1_key,
+)
 from tunneld.proto.errors import BadPacket, Reason
 from tunneld.proto.profile import WIREGUARD, MessageType, tunneld_profile
 from tunneld.proto.wire import INITIATION
@@ -148,6 +157,22 @@ def test_hchacha20_gives_the_known_answer():
     nonce = bytes.fromhex("000000090000004a0000000031415927")
     answer = "82413b4227b27bfed30e42508a877d73a0f9e4d58a74a853c12ec41326d3ecdc"
     assert hchacha20(bytes(range(32)), nonce).hex() == answer
+
+
+def test_a_cookie_is_sealed_by_xchacha20_poly1305():
+    # The same draft, appendix A.3.1.
+    text = b"Ladies and Gentlemen of the class of '99: If I could offer you only one tip for the future, sunscreen "
+    nonce = bytes(range(0x40, 0x58))
+    associated = bytes.fromhex("50515253c0c1c2c3c4c5c6c7")
+    sealed = _xchacha20_poly1305(bytes(range(0x80, 0xA0)), nonce).encrypt(
+        _tail(nonce), text + b"would be it.", associated
+    )
+    assert sealed.hex() == (
+        "bd6d179d3e83d43b9576579493c0e939572a1700252bfaccbed2902c21396cbb731c7f1b0b4aa6440bf3a82f4eda7e39"
+        "ae64c6708c54c216cb96b72e1213b4522f8c9ba40db5d945b11b69b982c1bb9e3f3fac2bc369488f76b2383565d3fff9"
+        "21f9664c97637da9768812f615c68b13b52e"
+        "c0875924c1c7987947deafd8780acf49"
+    )
 
 
 def test_mac_is_keyed_blake2s_of_16_bytes_in_pieces():

@@ -29,6 +29,20 @@ TABLE = [
 ]  # fmt: skip
 
 
+BEYOND = WINDOW + 1
+# The verdicts that the kernel's own test of its counters expects (drivers/net/wireguard/selftest/counter.c).
+KERNEL = [
+    (0, True), (1, True), (1, False), (9, True), (8, True), (7, True), (7, False),
+    (BEYOND, True), (BEYOND - 1, True), (BEYOND - 1, False), (BEYOND - 2, True), (2, True), (2, False),
+    (BEYOND + 16, True), (3, False), (BEYOND + 16, False),
+    (4 * BEYOND, True), (3 * BEYOND + 1, True), (10, False), (3 * BEYOND, False), (3 * BEYOND - 1, False),
+    (3 * BEYOND + 2, True), (3 * BEYOND + 1, False), (0, False),
+    (REJECT_AFTER_MESSAGES, False), (LAST, True), (REJECT_AFTER_MESSAGES, False), (LAST, False), (LAST - 1, True),
+    (REJECT_AFTER_MESSAGES + 1, False), (REJECT_AFTER_MESSAGES + 2, False), (LAST - 1, False), (LAST - 2, True),
+    (0, False),
+]  # fmt: skip
+
+
 class NaiveWindow:
     """Remembers every counter it ever saw."""
 
@@ -48,14 +62,11 @@ def test_the_limits_are_wireguards():
     assert (WINDOW, REJECT_AFTER_MESSAGES) == (8128, 18446744073709543486)
 
 
-def test_every_step_of_the_table():
-    window = ReplayWindow()
-    assert [(counter, window.accept(counter)) for counter, _ in TABLE] == TABLE
-
-
-def test_the_model_agrees_with_the_table():
-    window = NaiveWindow()
-    assert [(counter, window.accept(counter)) for counter, _ in TABLE] == TABLE
+@pytest.mark.parametrize("table", [TABLE, KERNEL], ids=["ours", "kernel"])
+@pytest.mark.parametrize("rule", [ReplayWindow, NaiveWindow])
+def test_every_step_of_the_tables(rule, table):
+    window = rule()
+    assert [(counter, window.accept(counter)) for counter, _ in table] == table
 
 
 BULK = {

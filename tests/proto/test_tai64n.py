@@ -23,6 +23,14 @@ def test_a_stamp_hides_the_lower_24_bits_of_the_clock(nanoseconds, same):
     assert (stamp(nanoseconds / 1e9) == stamp(0.0)) is same
 
 
+@pytest.mark.parametrize(
+    ("microseconds", "later"), [(0.01, False), (10, False), (1_000, False), (10_000, False), (20_000, True)]
+)
+def test_whitening_is_as_coarse_as_in_wireguard_go(microseconds, later):
+    start = 0.123456789
+    assert (stamp(start + microseconds / 1e6) > stamp(start)) is later
+
+
 @given(WALLS, WALLS)
 def test_stamps_sort_as_time_does(one, other):
     assert (stamp(one) <= stamp(other)) or one > other
