@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import select
 import socket
 from collections import Counter
@@ -10,6 +9,7 @@ from collections.abc import Sequence
 
 from tunneld.config import Endpoint
 from tunneld.edge import address as addresses
+from tunneld.edge import errqueue
 from tunneld.edge.tcp import bind
 from tunneld.proto.errors import LinkDown, Reason
 from tunneld.proto.framing import Buffer
@@ -26,18 +26,6 @@ SOCKET_BUFFER_BYTES = 4 * 1024 * 1024
 # asm-generic/socket.h; the socket module does not name them.
 SO_SNDBUFFORCE = 32
 SO_RCVBUFFORCE = 33
-
-# linux/in.h, linux/in6.h: report ICMP errors on an unconnected socket too.
-IP_RECVERR = 11
-IPV6_RECVERR = 25
-
-# Errors that say that this datagram could not go, not that the socket is broken; first those that say nothing of
-# the peer either.
-_TOO_MUCH = frozenset({errno.EMSGSIZE, errno.ENOBUFS, errno.ENOMEM})
-_REFUSED = _TOO_MUCH | {
-    errno.EPERM, errno.EACCES, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ECONNREFUSED,
-    errno.EHOSTDOWN, errno.EADDRNOTAVAIL, errno.EINVAL, errno.ENOPROTOOPT, errno.EPROTO,
-}  # fmt: skip
 
 
 class UdpLink:
@@ -58,11 +46,8 @@ class UdpLink:
         self.heard: float | None = None
         self.unanswered = False
         self.local = addresses.normalise(sock.getsockname())
-        # uvloop stops watching a descriptor for good when it reports EPOLLERR, and with IP_RECVERR an ICMP message
-        # is enough for that. An epoll descriptor around the socket is readable then, and never reports EPOLLERR.
         try:
-            self._watch = select.epoll()
-            self._watch.register(sock, select.EPOLLIN)
+            self._watch = watch(sock)
         except OSError:
             sock.close()
             raise
@@ -79,7 +64,16 @@ class UdpLink:
     def fileno(self) -> int:
         return self._watch.fileno()
 
+    @property
+    def port(self) -> UdpLink:
+        return self
+
+    def recv_batches(self, now: float) -> Sequence[tuple[UdpLink, Sequence[memoryview]]]:
+        messages = self.recv_batch(now)
+        return ((self, messages),) if messages else ()
+
     def recv_batch(self, now: float) -> list[memoryview]:
+        """The messages that wait, up to a bound; views valid until the next call. Raises LinkDown."""
         datagrams: list[memoryview] = []
         octets = 0
         for buffer in self._buffers:
@@ -121,16 +115,11 @@ class UdpLink:
         return len(messages)
 
     def _note(self, error: OSError) -> None:
-        if error.errno not in _REFUSED:
+        if error.errno not in errqueue.REFUSED:
             raise LinkDown(addresses.said(error)) from None
-        if error.errno not in _TOO_MUCH:
+        if error.errno not in errqueue.TOO_MUCH:
             self.trouble = addresses.said(error)
-        # With IP_RECVERR each error waits in a queue that only this read empties (ip(7)).
-        try:
-            while True:
-                self._sock.recvmsg(0, 512, socket.MSG_ERRQUEUE)
-        except OSError:
-            return
+        errqueue.read(self._sock)
 
     def flush(self) -> None:
         """Nothing waits."""
@@ -138,6 +127,17 @@ class UdpLink:
     def close(self) -> None:
         self._watch.close()
         self._sock.close()
+
+
+def watch(sock: socket.socket) -> select.epoll:
+    """What the loop shall watch in the place of `sock`. Raises OSError (EMFILE).
+
+    uvloop stops watching a descriptor for good when it reports EPOLLERR, and with IP_RECVERR an ICMP message is
+    enough for that. An epoll descriptor around the socket is readable then, and never reports EPOLLERR.
+    """
+    watched = select.epoll()
+    watched.register(sock, select.EPOLLIN)
+    return watched
 
 
 def open_bound(endpoint: Endpoint) -> socket.socket:
@@ -164,6 +164,4 @@ def _prepare(sock: socket.socket) -> None:
             sock.setsockopt(socket.SOL_SOCKET, force, SOCKET_BUFFER_BYTES)
         except PermissionError:
             sock.setsockopt(socket.SOL_SOCKET, bounded, SOCKET_BUFFER_BYTES)
-    sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
-    if sock.family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
+    errqueue.enable(sock)

@@ -1,0 +1,296 @@
+"""The UDP port of many peers: one socket, and a path for every way by which datagrams come and go.
+
+Theory of operation
+
+- A path is a remote address and the address of ours that it speaks to. What goes back on a path leaves from there: on
+  a wildcard socket the kernel tells of each datagram where it was sent to (packet information, ip(7), ipv6(7)), and
+  takes the same as the source of an answer. A socket that is bound to one address needs none of it. The interface
+  is named for link-local addresses only; else the routing table is free to choose it.
+- An address of ours may go. A send from it is refused then, and made again with the source left to the routing table;
+  the path stays so (`sticky` is false) until a datagram comes to that address.
+- With IP_RECVERR an ICMP message about one peer is the error of the next call, whomever that is for. The error queue
+  tells whose it is, and what was refused is sent again: an unreachable peer costs no other a datagram.
+- Paths are remembered by what the kernel says of a datagram, so that the same objects come back without being made
+  anew. Strangers fill that memory too; it is emptied when full.
+
+Not handled here: a better route that appears while the old source is still ours; `UdpPath.unsourced` is for that.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections import Counter
+from collections.abc import Sequence
+from functools import cached_property
+from ipaddress import ip_address
+from typing import Final
+
+from tunneld.edge import address as addresses
+from tunneld.edge import errqueue, udp
+from tunneld.proto.errors import LinkDown, Reason
+from tunneld.proto.framing import Buffer
+from tunneld.proto.source import Address
+
+MOST_PATHS: Final = 1024
+MOST_TROUBLES: Final = 64
+# How often one datagram is sent again while the errors of others come in its way.
+MOST_REPEATS: Final = 4
+
+# linux/in.h: struct in_pktinfo is the interface's index, our address, and the destination in the header, which is
+# another one for a broadcast. The socket module does not name it.
+IP_PKTINFO: Final = 8
+_INFO_V4: Final = struct.Struct("=I4s4s")
+# linux/ipv6.h: struct in6_pktinfo is our address, mapped if it is IPv4, and the interface's index.
+_INFO_V6: Final = struct.Struct("=16sI")
+# What makes a socket tell it. On an IPv6 socket it is told of IPv4 datagrams too, with mapped addresses.
+_INFORM: Final = {
+    socket.AF_INET: (socket.IPPROTO_IP, IP_PKTINFO),
+    socket.AF_INET6: (socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO),
+}
+_CONTROL_BYTES: Final = socket.CMSG_SPACE(_INFO_V6.size)
+_PORT: Final = struct.Struct(">H")
+
+# What a send says when its source is not ours any more, depending on the family and on the kernel.
+_SOURCE_GONE: Final = frozenset({
+    errno.EINVAL, errno.EADDRNOTAVAIL, errno.ENODEV, errno.ENETUNREACH, errno.EHOSTUNREACH,
+})  # fmt: skip
+
+Control = tuple[tuple[int, int, bytes], ...]
+
+
+class UdpPath:
+    """Where datagrams come from and by which of our addresses: the link to one peer, while it stays there.
+
+    Two paths are equal if `remote` and `local` are. `sticky` tells whether `local` is asked for as the source; only
+    the port changes it.
+    """
+
+    blocked = False
+
+    def __init__(self, port: UdpPort, target: Address, control: Control) -> None:
+        """`target` is the remote as the socket names it; `control` makes a source of `local`, () leaves it open."""
+        self.target = target
+        self.control = control
+        self.sticky = bool(control)
+        self._port = port
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, UdpPath) and self.target == other.target and self.control == other.control
+
+    def __hash__(self) -> int:
+        return hash((self.target, self.control))
+
+    def __str__(self) -> str:
+        return f"udp {addresses.text(self.local or self._port.local)} → {addresses.text(self.remote)}"
+
+    def __repr__(self) -> str:
+        return f"<{self}>"
+
+    @cached_property
+    def remote(self) -> Address:
+        """The peer's address; IPv4 is written as IPv4 on any socket."""
+        return addresses.normalise(self.target)
+
+    @cached_property
+    def local(self) -> Address | None:
+        """Our address; None where the routing table is to choose it."""
+        if not self.control:
+            return None if self._port.wildcard else self._port.local
+        level, _, info = self.control[0]
+        port = self._port.local[1]
+        if level == socket.IPPROTO_IP:
+            return (socket.inet_ntoa(_INFO_V4.unpack(info)[1]), port)
+        ours, interface = _INFO_V6.unpack(info)
+        return addresses.normalise((socket.inet_ntop(socket.AF_INET6, ours), port, 0, interface))
+
+    @cached_property
+    def ip(self) -> bytes:
+        """The address of `remote`, 4 or 16 bytes."""
+        return socket.inet_pton(addresses.family_of(self.remote), self.remote[0])
+
+    @cached_property
+    def source(self) -> bytes:
+        """`ip` and the port, big-endian: what a cookie is made for."""
+        return self.ip + _PORT.pack(self.remote[1])
+
+    def send_batch(self, messages: Sequence[Buffer]) -> int:
+        """Takes every message; what the network refuses at once is counted in the port's `drops`. Raises LinkDown."""
+        return self._port.send(self, messages)
+
+    def unsourced(self) -> UdpPath:
+        """The way to the same remote with our address left to the routing table."""
+        return UdpPath(self._port, self.target, ())
+
+
+class UdpPort:
+    """Datagrams from everybody, each batch with its path; who is a peer is not known here."""
+
+    blocked = False
+
+    def __init__(self, sock: socket.socket) -> None:
+        """Takes over `sock`, a bound and non-blocking one. Raises OSError (EMFILE), and has closed it then."""
+        self._sock = sock
+        # recvmsg_into wants a list of buffers; these are of one each.
+        self._buffers = [[memoryview(bytearray(udp.DATAGRAM_BUFFER_BYTES))] for _ in range(udp.BATCH)]
+        self._paths: dict[tuple[Address, bytes], UdpPath] = {}
+        self._troubles: dict[Address, str] = {}
+        self.drops: Counter[Reason] = Counter()
+        self.local = addresses.normalise(sock.getsockname())
+        self.wildcard = ip_address(self.local[0]).is_unspecified
+        self._control_bytes = _CONTROL_BYTES if self.wildcard else 0
+        try:
+            if self.wildcard:
+                level, option = _INFORM[sock.family]
+                sock.setsockopt(level, option, 1)
+            self._watch = udp.watch(sock)
+        except OSError:
+            sock.close()
+            raise
+
+    def fileno(self) -> int:
+        return self._watch.fileno()
+
+    def recv_batches(self, now: float) -> list[tuple[UdpPath, list[memoryview]]]:
+        """Up to 32 datagrams or some 64 KiB, those that follow one another on the same path together.
+
+        The views are valid until the next call. Raises LinkDown when the socket is broken.
+        """
+        batches: list[tuple[UdpPath, list[memoryview]]] = []
+        datagrams: list[memoryview] = []
+        origin: tuple[Address, bytes] | None = None
+        octets = 0
+        for buffer in self._buffers:
+            try:
+                count, control, _, sender = self._sock.recvmsg_into(buffer, self._control_bytes)
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError as error:
+                self._outlive(error)
+                continue
+            came = (sender, control[0][2] if control else b"")
+            if came != origin:
+                origin = came
+                datagrams = []
+                batches.append((self._path_of(came), datagrams))
+            datagrams.append(buffer[0][:count])
+            octets += count
+            if octets >= udp.TURN_BYTES:
+                break
+        return batches
+
+    def path(self, remote: Address) -> UdpPath:
+        """The way to `remote`, from the address that the routing table chooses.
+
+        Raises LinkDown when the socket cannot reach that family.
+        """
+        target = addresses.for_family(remote, self._sock.family)
+        if target != remote and not self.wildcard:
+            where = addresses.text(remote)
+            raise LinkDown(f'{where} is IPv4, but we listen on one IPv6 address only; write listen = "[::]:PORT"')
+        return UdpPath(self, target, ())
+
+    def send(self, path: UdpPath, messages: Sequence[Buffer]) -> int:
+        """See `UdpPath.send_batch`."""
+        sendmsg, target = self._sock.sendmsg, path.target
+        control = _control(path)
+        for message in messages:
+            try:
+                sendmsg((message,), control, 0, target)
+            except (BlockingIOError, InterruptedError):
+                self.drops[Reason.QUEUE_FULL] += 1
+            except OSError as error:
+                self._send_again(path, message, error)
+                control = _control(path)
+        return len(messages)
+
+    def poll_trouble(self) -> tuple[Address, str] | None:
+        """What the network last said of a destination ("Connection refused"), the oldest first; None if nothing.
+
+        One entry for each address, and 64 in all: what comes beyond is not told. ICMP is easily forged.
+        """
+        for address in self._troubles:
+            return address, self._troubles.pop(address)
+        return None
+
+    def flush(self) -> None:
+        """Nothing waits."""
+
+    def close(self) -> None:
+        self._watch.close()
+        self._sock.close()
+
+    def _path_of(self, origin: tuple[Address, bytes]) -> UdpPath:
+        path = self._paths.get(origin)
+        if path is None:
+            if len(self._paths) >= MOST_PATHS:
+                self._paths.clear()
+            path = self._paths[origin] = UdpPath(self, origin[0], self._answer_from(origin[1]))
+        # Whatever a send said before: what came to an address of ours shows that we have it.
+        path.sticky = bool(path.control)
+        return path
+
+    def _answer_from(self, info: bytes) -> Control:
+        """From the packet information of what came, that of what is to go back; b"" for a socket without."""
+        if not info:
+            return ()
+        if self._sock.family == socket.AF_INET:
+            interface, ours, _ = _INFO_V4.unpack(info)
+            scope = interface if ours.startswith(b"\xa9\xfe") else 0
+            return ((socket.IPPROTO_IP, IP_PKTINFO, _INFO_V4.pack(scope, ours, bytes(4))),)
+        ours, interface = _INFO_V6.unpack(info)
+        scope = interface if ours.startswith((b"\xfe\x80", bytes(10) + b"\xff\xff\xa9\xfe")) else 0
+        return ((socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, _INFO_V6.pack(ours, scope)),)
+
+    def _send_again(self, path: UdpPath, message: Buffer, error: OSError) -> None:
+        """Send `message` on, which was refused by `error`, if that was another's; else count and tell it."""
+        for repeat in range(MOST_REPEATS):
+            anothers = self._outlive(error)
+            # Not at the first failure: a full receive buffer has no room to say whose the error was.
+            if repeat and not anothers:
+                break
+            try:
+                self._sock.sendmsg((message,), _control(path), 0, path.target)
+            except (BlockingIOError, InterruptedError):
+                self.drops[Reason.QUEUE_FULL] += 1
+                return
+            except OSError as again:
+                error = again
+            else:
+                return
+        if error.errno in _SOURCE_GONE and self._sent_unsourced(path, message):
+            return
+        self.drops[Reason.SEND_REFUSED] += 1
+        if not anothers and error.errno not in errqueue.TOO_MUCH:
+            self._tell(path.remote, addresses.said(error))
+
+    def _sent_unsourced(self, path: UdpPath, message: Buffer) -> bool:
+        if not path.sticky:
+            return False
+        try:
+            self._sock.sendmsg((message,), (), 0, path.target)
+        except OSError:
+            # It is not the source then that is missing.
+            return False
+        path.sticky = False
+        return True
+
+    def _outlive(self, error: OSError) -> bool:
+        """Take note of what ICMP said, and return whether it said anything. Raises LinkDown if `error` is the end."""
+        if error.errno not in errqueue.REFUSED:
+            raise LinkDown(addresses.said(error)) from None
+        reports = errqueue.read(self._sock)
+        for address, number in reports:
+            if number not in errqueue.TOO_MUCH:
+                self._tell(address, os.strerror(number))
+        return bool(reports)
+
+    def _tell(self, address: Address, what: str) -> None:
+        if address in self._troubles or len(self._troubles) < MOST_TROUBLES:
+            self._troubles[address] = what
+
+
+def _control(path: UdpPath) -> Control:
+    return path.control if path.sticky else ()
