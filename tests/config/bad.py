@@ -10,7 +10,7 @@ import base64
 from tunneld.keys import PrivateKey
 
 
-def key(byte: int) -> str:
+def secret(byte: int) -> str:
     """A private key of 32 times `byte`, as its file has it."""
     return base64.b64encode(bytes([byte]) * 32).decode()
 
@@ -19,7 +19,7 @@ def public(private: str) -> str:
     return str(PrivateKey(bytearray(base64.b64decode(private))).public_key())
 
 
-PRIVATE, A, B = key(7), public(key(8)), public(key(9))
+PRIVATE, A, B = secret(7), public(secret(8)), public(secret(9))
 
 # What lies beside the configurations of SEALED: the content of each file and its mode.
 KEY_FILES = {
@@ -28,9 +28,9 @@ KEY_FILES = {
     "empty.key": ("", 0o600),
     "short.key": (PRIVATE[:43], 0o600),
     "star.key": (f"{PRIVATE[:4]}*{PRIVATE[5:]}", 0o600),
-    "zero.key": (key(0), 0o600),
-    "a.psk": (key(10), 0o600),
-    "short.psk": (key(10)[:39] + "=", 0o600),
+    "zero.key": (secret(0), 0o600),
+    "a.psk": (secret(10), 0o600),
+    "short.psk": (secret(10)[:39] + "=", 0o600),
     "words.psk": ("correct horse battery staple", 0o600),
 }
 
@@ -69,6 +69,14 @@ name = "b"
 public_key = "{B}"
 allowed_ips = ["10.0.0.3/32"]
 """
+
+# What takes the configuration of conftest.py out of plain.
+SEALED_CHANGES = {
+    "protocol": "tunneld",
+    "tunnel": 'private_key_file = "left.key"',
+    "allowed_ips": ["10.0.0.2/32"],
+    "peer": f'public_key = "{A}"',
+}
 
 UNUSED = 'protocol = "plain" sends everything in clear, so this would not be used; remove the line'
 SESSIONLESS = 'protocol = "plain" has no sessions, so this would not be used; remove the line'
@@ -231,9 +239,9 @@ WITH_KEYS: list[tuple[str, str, list[str]]] = [
     ("18 key inline and in a file", after(2, f'private_key = "{PRIVATE}"', of=SEALED),
      [f"3: private_key: {IN_A_FILE} private_key_file"]),
     ("18 key for its file", private_file(PRIVATE), [f"2: private_key_file: {A_KEY_ITSELF}"]),
-    ("18 preshared key inline", after(12, f'preshared_key = "{key(10)}"', of=SEALED),
+    ("18 preshared key inline", after(12, f'preshared_key = "{secret(10)}"', of=SEALED),
      [f"13: preshared_key: {IN_A_FILE} preshared_key_file"]),
-    ("18 preshared key for its file", preshared_file(key(10)), [f"13: preshared_key_file: {A_KEY_ITSELF}"]),
+    ("18 preshared key for its file", preshared_file(secret(10)), [f"13: preshared_key_file: {A_KEY_ITSELF}"]),
     ("18 no key at all", instead(2, of=SEALED),
      ['1: private_key_file: missing; write for example private_key_file = "office.key", '
       "and make that file with tunneld genkey"]),
@@ -254,7 +262,8 @@ WITH_KEYS: list[tuple[str, str, list[str]]] = [
     ("22 no name", SEALED.replace('name = "a"\n', "") + SECOND_SEALED.replace('name = "b"\n', ""),
      ["9: name: missing; several peers are told apart by their names",
       "14: name: missing; several peers are told apart by their names"]),
-    ("23 low-order public key", peer_key(key(0)), [f"12: public_key: not a usable key: it is of low order; {PUBKEY}"]),
+    ("23 low-order public key", peer_key(secret(0)),
+     [f"12: public_key: not a usable key: it is of low order; {PUBKEY}"]),
     ("23 short public key", peer_key(A[:43]),
      [f"12: public_key: expected 44 base64 characters (32 bytes), got 43; {PUBKEY}"]),
     ("24 preshared key short", preshared_file("short.psk"),

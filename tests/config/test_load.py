@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.config.bad import BAD, GOOD, KEY_FILES, SEALED, SECOND_SEALED, A, B, after, instead, key, public
+from tests.config.bad import BAD, GOOD, KEY_FILES, PRIVATE, SEALED, SECOND_SEALED, A, B, after, public
 from tunneld.config import Endpoint, load
 from tunneld.proto.errors import ConfigErrors
 
@@ -113,6 +113,94 @@ def test_a_good_configuration_with_all_its_keys(path):
     assert config.warnings == ()
 
 
+def test_a_good_configuration_with_all_the_keys_of_a_sealed_protocol(path):
+    write(path, f"""\
+        [tunnel]
+        protocol = "tunneld"
+        transport = "tcp"
+        cipher = "aes-256-gcm"
+        private_key_file = "{path.parent}/left.key"
+        listen = "[::]:55555"
+        [interface]
+        name = "tun0"
+        addresses = ["10.0.0.1/24"]
+        [network]
+        routes = ["10.2.1.0/24"]
+        [[peer]]
+        name = "a"
+        public_key = "{A}"
+        preshared_key_file = "a.psk"
+        endpoint = "vpn.example.org:55555"
+        allowed_ips = ["10.0.0.2/32", "0.0.0.0/0"]
+        keepalive = 0
+        pin_endpoint = true
+        [[peer]]
+        name = "b"
+        public_key = "{B}"
+        allowed_ips = ["10.0.0.3/32", "10.2.0.0/16"]
+        keepalive = 65535
+        """)  # fmt: skip
+    config = load(path)
+    assert (config.tunnel.protocol, config.tunnel.sealed, config.tunnel.cipher) == ("tunneld", True, "aes-256-gcm")
+    assert str(config.tunnel.private_key.public_key()) == public(PRIVATE)
+    first, second = config.peers
+    assert config.peer is first
+    assert (str(first.public_key), str(second.public_key)) == (A, B)
+    assert (first.preshared_key.raw, second.preshared_key) == (bytes([10]) * 32, None)
+    assert (first.keepalive, second.keepalive) == (0, 65_535)
+    assert (first.pin_endpoint, second.pin_endpoint) == (True, False)
+    assert config.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("protocol", "mode", "mtu"),
+    [("tunneld", "tun", 1400), ("tunneld", "tap", 1380), ("wireguard", "tun", 1420)],
+)
+def test_what_is_left_out_of_a_sealed_tunnel_has_a_default(path, protocol, mode, mtu):
+    text = SEALED if mode == "tun" else "\n".join(SEALED.splitlines()[:12])
+    write(path, after(6, f'mode = "{mode}"', of=after(1, f'protocol = "{protocol}"', of=text)))
+    config = load(path)
+    assert (config.tunnel.transport, config.tunnel.cipher) == ("udp", "chacha20-poly1305")
+    assert config.interface.mtu == mtu
+    assert (config.peer.keepalive, config.peer.pin_endpoint, config.peer.preshared_key) == (25, False, None)
+    assert config.warnings == ()
+
+
+def test_the_default_protocol_is_tunneld(path):
+    write(path, SEALED)
+    assert load(path).tunnel.protocol == "tunneld"
+
+
+def test_a_peer_that_comes_to_us_keeps_its_own_way_open(path):
+    write(path, SEALED + SECOND_SEALED)
+    assert [peer.keepalive for peer in load(path).peers] == [25, 0]
+
+
+def test_keys_are_read_only_where_they_are_asked_for(path):
+    write(path, SEALED.replace("left.key", "no.key") + 'preshared_key_file = "no.psk"\n')
+    config = load(path, read_keys=False)
+    assert (config.tunnel.private_key, config.peer.preshared_key) == (None, None)
+    assert str(config.peer.public_key) == A
+
+
+@pytest.mark.parametrize("row", BAD, ids=[row[0] for row in BAD])
+def test_no_fault_shows_a_secret(path, row):
+    _, content, _ = row
+    secrets = [text for text, _ in KEY_FILES.values() if len(text) > 20]
+    write(path, content)
+    with pytest.raises(ConfigErrors) as refusal:
+        load(path)
+    assert [secret for secret in secrets if secret[:20] in str(refusal.value)] == []
+
+
+def test_no_record_shows_a_secret(path):
+    write(path, SEALED + 'preshared_key_file = "a.psk"\n')
+    config = load(path)
+    assert config.tunnel.private_key is not None
+    assert config.peer.preshared_key is not None
+    assert "Key(" not in repr(config).replace("PublicKey(", "")
+
+
 @pytest.mark.parametrize(("mode", "mtu"), [("tun", 1400), ("tap", 1380)])
 def test_what_is_left_out_has_a_default(path, mode, mtu):
     write(path, after(6, f'mode = "{mode}"'))
@@ -130,6 +218,7 @@ def test_who_only_listens_needs_no_peer_section(path):
 WORDS = st.sampled_from(
     [
         *GOOD.split(),
+        *SEALED.split(),
         "[network]",
         "mtu",
         "routes",
@@ -154,6 +243,7 @@ SCALARS = st.one_of(
     st.text(max_size=20).map(lambda text: '"' + "".join(f"\\U{ord(c):08x}" for c in text) + '"'),
     st.integers(-(1 << 70), 1 << 70).map(str),
     st.sampled_from(["inf", "nan", "1.5", "true", "1979-05-27", "07:32:00", "[]", "[[]]", "{}", "[{}]", '"::1/128"']),
+    st.sampled_from(['"plain"', '"wireguard"', '"tap"', '"left.key"', '"a.psk"', f'"{A}"', f'"{public(PRIVATE)}"']),
 )
 KEYS = (
     *(
@@ -169,7 +259,8 @@ KEYS = (
         "bridge",
         "persist",
     ),
-    *("netns", "on_loss", "routes", "endpoint", "allowed_ips"),
+    *("netns", "on_loss", "routes", "endpoint", "allowed_ips", "cipher", "private_key", "private_key_file"),
+    *("public_key", "preshared_key", "preshared_key_file", "keepalive", "pin_endpoint"),
 )
 ENTRIES = st.lists(st.tuples(st.sampled_from(KEYS), SCALARS), max_size=8, unique_by=lambda entry: entry[0])
 SECTIONS = st.sampled_from(["[tunnel]", "[interface]", "[network]", "[[peer]]", "[other]"])
@@ -181,7 +272,7 @@ ANY_VALUES = st.lists(st.tuples(SECTIONS, ENTRIES), max_size=5, unique_by=lambda
 
 
 @given(st.one_of(ANY_FILE, ANY_VALUES))
-@settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_file_is_a_configuration_or_lines_that_say_why_not(path, content):
     write(path, content)
     try:
