@@ -245,13 +245,14 @@ async def test_a_blocked_link_that_ends_frees_the_device(pump):
         await until(lambda: device.device.packets_read > paused)
 
 
-async def test_a_second_link_takes_the_place_of_the_first(pump):
+async def test_a_link_that_is_ended_gives_its_place_to_the_other(pump):
     async with (
         link_and_socket() as (old, old_peer),
         running(pump.carry(old)) as (carrying,),
         link_and_socket() as (new, new_peer),
         running(pump.carry(new)),
     ):
+        pump.end(old, LinkDown("another connection to the peer took its place"))
         down = await asyncio.wait_for(carrying, 1)
         assert str(down) == "another connection to the peer took its place"
         assert old.fileno() == -1

@@ -1,13 +1,15 @@
-"""The pump moves batches between the device and the link, both ways, on the loop's own thread.
+"""The pump moves batches between the device and the links, both ways, on the loop's own thread.
 
 Theory of operation
 
-- There is at most one device and at most one link at a time; either may be absent. Packets that meet an
-  absence are read and dropped, counted by reason: a queue would only deliver them too late.
+- There is at most one device, and a port for each socket: one for all peers over UDP, one for each connection over
+  TCP. Any may be absent. Packets that meet an absence are read and dropped, counted by reason.
 - Each readable event moves one batch and returns to the loop, so neither direction starves the other.
-- Back-pressure is one bit. A link that could not send everything is `blocked`: its writer is armed and the
-  device is not read until it is free again. The kernel's transmit queue then fills and drops, as it does
-  for any slow link. What the peer sends is read all the while.
+- Back-pressure is one bit a port. One that could not send everything is `blocked`: its writer is armed, and the tunnel
+  keeps what is for it. While every port is blocked the device is not read; the kernel's transmit queue then fills and
+  drops, as it does for any slow link. What the peers send is read all the while.
+- The tunnel is asked for what is due when its own deadline says so, half a second after any traffic, and every second
+  while it has a deadline at all: the loop's clock stands still while the machine sleeps, and the tunnel's does not.
 - The pump never closes what it was given while the loop still watches it: a descriptor is taken off the
   loop first, always, since uvloop aborts the process otherwise.
 - Ends are reported to whoever awaits `carry` and `drive`, bugs too; the pump itself decides nothing.
@@ -21,26 +23,50 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 from tunneld.edge.device import DeviceLostError
-from tunneld.edge.link import Device, Link
-from tunneld.proto.errors import LinkDown, Reason
+from tunneld.edge.link import Device, Link, Port
+from tunneld.proto.errors import BadPacket, LinkDown, Reason
 from tunneld.proto.framing import Buffer
 
 # Packets read from the device in one turn: 16 gave most of what batching can give (a wake-up costs more
 # than a packet), and keep a turn under a millisecond.
 DEVICE_BATCH = 16
+# Seconds from traffic to the next look at the tunnel's deadlines, of which the shortest is longer.
+LOOK_SOON = 0.5
+# Seconds between two looks at most, while there is a deadline.
+LOOK_AT_LEAST = 1.0
 
 
 class Tunnel(Protocol):
     """The pure machine between packets and messages."""
 
-    drops: Counter[Reason]
+    @property
+    def drops(self) -> Counter[Reason]: ...
 
-    def to_messages(self, packets: Sequence[Buffer]) -> Sequence[Buffer]: ...
+    def attach(self, link: Any) -> None:
+        """A port that is a link by itself is carried from now on."""
 
-    def to_packets_untrusted(self, messages: Sequence[memoryview]) -> list[memoryview]: ...
+    def close(self, link: Any) -> None:
+        """It is not any more."""
+
+    def enqueue(self, packets: Sequence[Buffer], now: float) -> None:
+        """Packets of the device, to be sent."""
+
+    def receive_untrusted(self, link: Any, messages: Sequence[memoryview], now: float) -> Sequence[memoryview]:
+        """The packets for the device in `messages`. Raises BadPacket if the link is to be closed."""
+
+    def poll_transmit(self, now: float) -> tuple[Any, Sequence[Buffer]] | None:
+        """What is to be sent next, over which Link; None when that was all."""
+
+    def unblocked(self, link: Any) -> None:
+        """The link takes more again."""
+
+    def poll_timeout(self) -> tuple[float, str] | None:
+        """When `handle_timeout` is due; None when nothing is."""
+
+    def handle_timeout(self, now: float) -> None: ...
 
 
 @dataclass(slots=True)
@@ -58,22 +84,24 @@ class Counters:
 
 
 class Pump:
-    """Moves packets. `clock` gives CLOCK_BOOTTIME seconds and is read once for each batch from the link."""
+    """Moves packets. `clock` gives CLOCK_BOOTTIME seconds and is read once for each batch."""
 
     def __init__(self, tunnel: Tunnel, clock: Callable[[], float]) -> None:
         self._tunnel = tunnel
         self._clock = clock
         self._device: Device | None = None
         self._device_end: asyncio.Future[NoReturn] | None = None
-        self._link: Link | None = None
-        self._link_end: asyncio.Future[NoReturn] | None = None
+        self._ports: dict[Port, asyncio.Future[NoReturn]] = {}
+        self._blocked: set[Port] = set()
         self._own_drops: Counter[Reason] = Counter()
         self._counters = Counters()
+        self._timer: asyncio.TimerHandle | None = None
+        self._look_at = 0.0
         self.last_received: float | None = None
 
     def drops(self) -> Counter[Reason]:
         """What was dropped since the start, by reason, wherever it happened."""
-        parts = (self._tunnel, self._device, self._link)
+        parts = (self._tunnel, self._device, *self._ports)
         return sum((part.drops for part in parts if part is not None), self._own_drops)
 
     def count(self, reason: Reason) -> None:
@@ -99,37 +127,39 @@ class Pump:
             self._forget_device(device)
             _retrieve(end)
 
-    async def carry(self, link: Link) -> NoReturn:
-        """Use `link` until it goes down, then close it. Raises LinkDown.
-
-        A link that is in use ends first: its own `carry` raises.
-        """
-        if self._link is not None:
-            self._end_link(LinkDown("another connection to the peer took its place"))
+    async def carry(self, port: Port) -> NoReturn:
+        """Use `port` until it goes down, then close it. Raises LinkDown."""
         loop = asyncio.get_running_loop()
         end: asyncio.Future[NoReturn] = loop.create_future()
-        self._link, self._link_end = link, end
-        loop.add_reader(link.fileno(), self._turn, self._link_readable)
+        self._ports[port] = end
+        loop.add_reader(port.fileno(), self._turn, self._readable, port)
+        self._tunnel.attach(port)
         self._watch_device()
+        self.kick()
         try:
             await end
         finally:
-            if self._link is link:
-                self._forget_link()
-            link.close()
+            self._forget_port(port)
+            port.close()
             _retrieve(end)
 
-    def _turn(self, step: Callable[[], None]) -> None:
+    def end(self, port: Port, down: LinkDown) -> None:
+        """Let the `carry` of `port`, if there is one, raise `down`."""
+        self._end_port(port, down)
+
+    def kick(self) -> None:
+        """Somebody else gave the tunnel something to say, or to wait for."""
+        self._turn(self._look)
+
+    def _turn(self, step: Callable[..., None], *port: Port) -> None:
         """One callback of the loop, which would log an exception and go on: tell whoever awaits the end instead."""
         try:
-            step()
+            step(*port)
         except DeviceLostError as lost:
             self._end_device(lost)
-        except LinkDown as down:
-            self._end_link(down)
         except BaseException as bug:
-            if self._link is not None:
-                self._end_link(bug)
+            for carried in tuple(self._ports):
+                self._end_port(carried, bug)
             if self._device is not None:
                 self._end_device(bug)
 
@@ -138,50 +168,97 @@ class Pump:
         packets = self._device.read_batch(DEVICE_BATCH)
         if not packets:
             return
-        if self._link is None:
-            self._own_drops[Reason.NO_LINK] += len(packets)
-            return
-        self._send(self._link, self._tunnel.to_messages(packets))
-
-    def _send(self, link: Link, messages: Sequence[Buffer]) -> None:
-        try:
-            taken = link.send_batch(messages)
-        except LinkDown:
-            self._own_drops[Reason.NO_LINK] += len(messages)
-            raise
-        self._counters.link_sent_messages += taken
-        self._counters.link_sent_bytes += sum(map(len, messages[:taken]))
-        self._own_drops[Reason.QUEUE_FULL] += len(messages) - taken
-        if link.blocked:
-            loop = asyncio.get_running_loop()
-            if self._device is not None:
-                loop.remove_reader(self._device.fd)
-            loop.add_writer(link.fileno(), self._turn, self._link_writable)
-
-    def _link_writable(self) -> None:
-        assert self._link is not None
-        self._link.flush()
-        if not self._link.blocked:
-            asyncio.get_running_loop().remove_writer(self._link.fileno())
-            self._watch_device()
-
-    def _link_readable(self) -> None:
-        assert self._link is not None
         now = self._clock()
-        messages = self._link.recv_batch(now)
-        if not messages:
-            return
+        self._tunnel.enqueue(packets, now)
+        self._transmit(now)
+
+    def _readable(self, port: Port) -> None:
+        now = self._clock()
+        try:
+            for link, messages in port.recv_batches(now):
+                self._receive(link, messages, now)
+        except LinkDown as down:
+            self._end_port(port, down)
+        except BadPacket as bad:
+            self._end_port(port, LinkDown(f"what came is refused ({bad.reason.value})"))
+        self._transmit(now)
+
+    def _receive(self, link: Link, messages: Sequence[memoryview], now: float) -> None:
         self.last_received = now
         self._counters.link_received_messages += len(messages)
         self._counters.link_received_bytes += sum(map(len, messages))
-        packets = self._tunnel.to_packets_untrusted(messages)
+        packets = self._tunnel.receive_untrusted(link, messages, now)
         if self._device is None:
             self._own_drops[Reason.NO_DEVICE] += len(packets)
+        elif packets:
+            self._device.write_batch(packets)
+
+    def _transmit(self, now: float) -> None:
+        while (out := self._tunnel.poll_transmit(now)) is not None:
+            self._send(*out)
+        if self._look_at > now + LOOK_SOON or self._timer is None:
+            self._arm(now, now + LOOK_SOON)
+
+    def _send(self, link: Link, messages: Sequence[Buffer]) -> None:
+        port = link.port
+        if port not in self._ports:
+            self._own_drops[Reason.NO_LINK] += len(messages)
             return
-        self._device.write_batch(packets)
+        try:
+            taken = link.send_batch(messages)
+        except LinkDown as down:
+            self._own_drops[Reason.NO_LINK] += len(messages)
+            self._end_port(port, down)
+            return
+        self._counters.link_sent_messages += taken
+        self._counters.link_sent_bytes += sum(map(len, messages[:taken]))
+        self._own_drops[Reason.QUEUE_FULL] += len(messages) - taken
+        if port.blocked and port not in self._blocked:
+            self._blocked.add(port)
+            loop = asyncio.get_running_loop()
+            loop.add_writer(port.fileno(), self._turn, self._writable, port)
+            if self._device is not None and not self._wants_packets():
+                loop.remove_reader(self._device.fd)
+
+    def _writable(self, port: Port) -> None:
+        try:
+            port.flush()
+        except LinkDown as down:
+            self._end_port(port, down)
+            return
+        if not port.blocked:
+            self._blocked.discard(port)
+            asyncio.get_running_loop().remove_writer(port.fileno())
+            self._tunnel.unblocked(port)
+            self._transmit(self._clock())
+            self._watch_device()
+
+    def _look(self) -> None:
+        now = self._clock()
+        self._tunnel.handle_timeout(now)
+        self._transmit(now)
+        deadline = self._tunnel.poll_timeout()
+        if deadline is None or not self._ports:
+            self._disarm()
+        else:
+            self._arm(now, min(deadline[0], now + LOOK_AT_LEAST))
+
+    def _arm(self, now: float, at: float) -> None:
+        self._disarm()
+        self._look_at = at
+        self._timer = asyncio.get_running_loop().call_later(max(at - now, 0.0), self._turn, self._look)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _wants_packets(self) -> bool:
+        """Whether there is a port that takes something, or none at all, so that packets have to be dropped."""
+        return not self._ports or len(self._blocked) < len(self._ports)
 
     def _watch_device(self) -> None:
-        if self._device is not None and not (self._link is not None and self._link.blocked):
+        if self._device is not None and self._wants_packets():
             asyncio.get_running_loop().add_reader(self._device.fd, self._turn, self._device_readable)
 
     def _end_device(self, error: BaseException) -> None:
@@ -199,20 +276,23 @@ class Pump:
             _add(self._counters, device)
             self._device = None
 
-    def _end_link(self, down: BaseException) -> None:
-        assert self._link_end is not None
-        end = self._link_end
-        self._forget_link()
-        if not end.done():
+    def _end_port(self, port: Port, down: BaseException) -> None:
+        end = self._ports.get(port)
+        self._forget_port(port)
+        if end is not None and not end.done():
             end.set_exception(down)
 
-    def _forget_link(self) -> None:
-        assert self._link is not None
+    def _forget_port(self, port: Port) -> None:
+        if self._ports.pop(port, None) is None:
+            return
         loop = asyncio.get_running_loop()
-        loop.remove_reader(self._link.fileno())
-        loop.remove_writer(self._link.fileno())
-        self._own_drops += self._link.drops
-        self._link = None
+        loop.remove_reader(port.fileno())
+        loop.remove_writer(port.fileno())
+        self._blocked.discard(port)
+        self._own_drops += port.drops
+        self._tunnel.close(port)
+        if not self._ports:
+            self._disarm()
         self._watch_device()
 
 

@@ -63,6 +63,11 @@ class Subject:
         return f"{self.state.state.value}: {self.state.reason}"
 
     @property
+    def link(self):
+        """What carries the packets now; None while nothing does."""
+        return next(iter(self.pump._ports), None)
+
+    @property
     def received(self) -> int:
         """Messages that came over a link."""
         return self.pump.totals()["link_received_messages"]

@@ -115,7 +115,7 @@ async def test_after_a_minute_without_an_answer_the_next_endpoint_has_its_turn()
 
 
 def unanswered_for_a_minute(subject) -> None:
-    subject.pump._link.send_batch([ONE_PACKET])
+    subject.link.send_batch([ONE_PACKET])
     subject.clock.ahead += FIRST_SENDER_HOLD
 
 
@@ -161,7 +161,7 @@ async def test_each_address_of_a_name_has_its_turn_while_what_is_sent_stays_unan
     subject = Subject("udp", listen=Endpoint("0.0.0.0", 0), endpoints=(name,))
     async with running(subject.run()):
         await until(lambda: "nothing heard" in subject.now)
-        link = subject.pump._link
+        link = subject.link
         assert "127.0.0.8" in str(link)
         await asyncio.sleep(0.1)
         assert "127.0.0.8" in str(link), "nothing was sent, so nothing can be missed"
@@ -180,12 +180,12 @@ async def test_a_name_is_heard_from_each_of_its_addresses_and_answered_there(two
         await until(lambda: "nothing heard" in subject.now)
         two_addresses.sendto(ONE_PACKET, ("127.0.0.1", subject.at.port))
         await until(lambda: subject.now.startswith("up"))
-        assert "127.0.0.9" in str(subject.pump._link)
+        assert "127.0.0.9" in str(subject.link)
         assert not subject.pump.drops()[Reason.STRANGER]
         subject.clock.ahead += FIRST_SENDER_HOLD
         await until(lambda: "nothing heard" in subject.now)
         await asyncio.sleep(0.03)
-        assert "127.0.0.9" in str(subject.pump._link), "an address that stays among the name's stays in use"
+        assert "127.0.0.9" in str(subject.link), "an address that stays among the name's stays in use"
 
 
 async def test_an_endpoint_that_our_socket_cannot_reach_is_named():
@@ -248,7 +248,7 @@ async def test_a_refusal_is_told_and_forgotten_when_the_peer_is_heard(role):
                 await until(lambda: subject.now.startswith("up"))
         else:
             await until(lambda: "nothing heard" in subject.now)
-        link = subject.pump._link
+        link = subject.link
         assert link is not None
         link.send_batch([b"anybody?"])
         await until(lambda: f"{gone}: Connection refused" in subject.now)
@@ -264,7 +264,7 @@ async def test_the_trouble_of_one_endpoint_is_not_that_of_the_next():
         subject = Subject("udp", listen=LOOPBACK, endpoints=(gone, endpoint))
         async with running(subject.run()):
             await until(lambda: "nothing heard" in subject.now)
-            subject.pump._link.send_batch([b"anybody?"])
+            subject.link.send_batch([b"anybody?"])
             await until(lambda: f"{gone}: Connection refused" in subject.now)
             subject.clock.ahead += FIRST_SENDER_HOLD
             await until(lambda: subject.now == f"connecting: {endpoint}: nothing heard lately")

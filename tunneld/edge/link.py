@@ -1,4 +1,4 @@
-"""What the pump needs of a link and of a device; TCP, UDP and the fakes of the tests are measured by it."""
+"""What the pump needs of links, ports and devices; TCP, UDP and the fakes of the tests are measured by it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,22 @@ from tunneld.proto.framing import Buffer
 
 
 class Link(Protocol):
-    """One non-blocking socket to the peer that carries messages."""
+    """The way to one peer: a connection, or an address that a socket sends to."""
+
+    @property
+    def port(self) -> Port:
+        """What carries it."""
+
+    @property
+    def blocked(self) -> bool:
+        """Whether it takes no more for now."""
+
+    def send_batch(self, messages: Sequence[Buffer]) -> int:
+        """Send in order; returns how many were taken, the rest did not fit. Raises LinkDown."""
+
+
+class Port(Protocol):
+    """One non-blocking socket that carries the messages of one link, or of many."""
 
     drops: Counter[Reason]
 
@@ -22,11 +37,10 @@ class Link(Protocol):
     def fileno(self) -> int:
         """The descriptor to watch: for reading always, for writing while `blocked`."""
 
-    def recv_batch(self, now: float) -> list[memoryview]:
-        """The messages that wait, up to a bound; views valid until the next call. Raises LinkDown."""
-
-    def send_batch(self, messages: Sequence[Buffer]) -> int:
-        """Send in order; returns how many were taken, the rest did not fit. Raises LinkDown."""
+    def recv_batches(self, now: float) -> Sequence[tuple[Link, Sequence[memoryview]]]:
+        """The messages that wait, up to a bound, with the link that they came over; what came over one link in a row
+        is together. Views valid until the next call. Raises LinkDown.
+        """
 
     def flush(self) -> None:
         """Send what waits, as far as the socket takes it. Raises LinkDown."""

@@ -78,7 +78,16 @@ class TcpLink:
     def fileno(self) -> int:
         return self._sock.fileno()
 
+    @property
+    def port(self) -> TcpLink:
+        return self
+
+    def recv_batches(self, now: float) -> Sequence[tuple[TcpLink, Sequence[memoryview]]]:
+        messages = self.recv_batch(now)
+        return ((self, messages),) if messages else ()
+
     def recv_batch(self, now: float) -> list[memoryview]:
+        """The messages that wait, up to a bound; views valid until the next call. Raises LinkDown."""
         try:
             count = self._sock.recv_into(self._decoder.space(), TURN_BYTES)
         except (BlockingIOError, InterruptedError):

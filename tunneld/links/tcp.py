@@ -189,6 +189,8 @@ class TcpPeer:
             self._tell_closed(link, f"{self._current} stays")
             link.close()
             return
+        if self._current is not None:
+            self._pump.end(self._current, LinkDown("another connection to the peer took its place"))
         self._current = link
         self._idle.clear()
         started = self._clock()

@@ -31,6 +31,42 @@ class PlainTunnel:
         self.max_packet = max_packet
         self.drops: Counter[Reason] = Counter()
         self._of_other_mode = is_frame if mode == "tun" else is_ip
+        self._link: object | None = None
+        self._messages: Sequence[Buffer] = ()
+
+    def attach(self, link: object) -> None:
+        """`link` is the way to the peer from now on."""
+        self._link = link
+
+    def close(self, link: object) -> None:
+        """`link` is gone; harmless if another took its place."""
+        if self._link is link:
+            self._link = None
+
+    def enqueue(self, packets: Sequence[Buffer], now: float) -> None:
+        """Packets of the device; they are dropped if there is no link."""
+        if self._link is None:
+            self.drops[Reason.NO_LINK] += len(packets)
+        else:
+            self._messages = self.to_messages(packets)
+
+    def receive_untrusted(self, link: object, messages: Sequence[memoryview], now: float) -> Sequence[memoryview]:
+        """The packets for the device."""
+        return self.to_packets_untrusted(messages)
+
+    def poll_transmit(self, now: float) -> tuple[object, Sequence[Buffer]] | None:
+        """What is to be sent over which link; None when that was all."""
+        messages, self._messages = self._messages, ()
+        return (self._link, messages) if messages else None
+
+    def unblocked(self, link: object) -> None:
+        """Nothing waits."""
+
+    def poll_timeout(self) -> None:
+        """Nothing is ever due."""
+
+    def handle_timeout(self, now: float) -> None:
+        """Nothing is ever due."""
 
     def to_messages(self, packets: Sequence[Buffer]) -> Sequence[Buffer]:
         """The messages that carry `packets`, in their order; may share the packets' memory."""

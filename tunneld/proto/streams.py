@@ -37,7 +37,7 @@ class StreamTunnel(SealedTunnel):
     def __init__(self, station: Station, peers: Sequence[Peer], routing: Routing) -> None:
         super().__init__(station, peers, routing)
         self._data_word = station.local.profile.words[MessageType.DATA]
-        self._connections: dict[Link, Association] = {}
+        self._connections: dict[object, Association] = {}
 
     def open(self, peer: Peer, link: Link, now: float) -> None:
         """We connected: begin the handshake; the initiation is to be transmitted."""
@@ -72,12 +72,12 @@ class StreamTunnel(SealedTunnel):
                 self._handshake_untrusted(association, run[0], now)
         return packets
 
-    def unblocked(self, link: Link) -> None:
+    def unblocked(self, link: object) -> None:
         """The connection takes more again."""
         if link in self._connections:
             self._connections[link].unblocked()
 
-    def close(self, link: Link) -> None:
+    def close(self, link: object) -> None:
         """The connection is gone, and its keys with it. Harmless when it was not known."""
         association = self._connections.pop(link, None)
         if association is None:

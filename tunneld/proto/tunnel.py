@@ -54,6 +54,15 @@ class SealedTunnel:
         for peer in self.peers:
             peer.payload.max_packet = most
 
+    def attach(self, link: object) -> None:
+        """A socket is carried from now on: nothing to do, the peers are known by what comes."""
+
+    def close(self, link: object) -> None:
+        """A socket is not carried any more."""
+
+    def unblocked(self, link: object) -> None:
+        """A link takes more again."""
+
     def enqueue(self, packets: Sequence[Buffer], now: float) -> None:
         """Send packets that the device gave. They are copied if they have to wait."""
         self._send(self._routing.divide(packets, now), now)
