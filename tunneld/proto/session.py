@@ -58,11 +58,13 @@ BLOCK_COUNTERS: Final = 64
 class Opened:
     """What was authentic and new in a batch, in its order. A plaintext is empty for a keepalive.
 
+    `counters` are those of the plaintexts, one each: a slice of a super-packet says by its counter which one it is.
     `latest` is the place in the batch of the last such message, whose source is where the peer is now.
     `refused` counts the other messages of the batch; on a stream one of them ends the connection.
     """
 
     plaintexts: list[bytes] = field(default_factory=list)
+    counters: list[int] = field(default_factory=list)
     latest: int | None = None
     refused: int = 0
 
@@ -179,10 +181,12 @@ class Session:
             except InvalidTag:
                 self._refuse(opened, Reason.FORGED)
                 continue
-            if not self._received.accept(int.from_bytes(counter, order)):
+            number = int.from_bytes(counter, order)
+            if not self._received.accept(number):
                 self._refuse(opened, Reason.REPLAYED)
                 continue
             opened.plaintexts.append(plaintext)
+            opened.counters.append(number)
             opened.latest = place
         return opened
 
