@@ -14,6 +14,30 @@ addresses = ["10.0.0.1/24"]
 [[peer]]
 endpoint = ["192.0.2.2:55555", "127.0.0.1:1"]
 """
+PRIVATE = "yI5gvNMEiDSCDpIj1QvZZQjMbgQs4fXtSVK0g+hUvHM="
+PRESHARED = "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA="
+A = "L+V9o0fNYkMVKNqsX7spBzD/9oSvxM/C7ZCZX1jLO3Q="
+B = "pOCSkraZt9iG6KMCGZqa5pVmUeEbyXiYLxI+1gWhYx0="
+SEALED = f"""\
+[tunnel]
+transport = "tcp"
+cipher = "aes-256-gcm"
+private_key_file = "left.key"
+listen = "[::]:55555"
+[interface]
+name = "tun0"
+addresses = ["10.0.0.1/24"]
+[[peer]]
+name = "a"
+public_key = "{A}"
+preshared_key_file = "a.psk"
+endpoint = ["vpn.example.org:1", "192.0.2.2:1"]
+allowed_ips = ["10.0.0.2/32"]
+[[peer]]
+name = "b"
+public_key = "{B}"
+allowed_ips = ["10.0.0.3/32"]
+"""
 
 
 @pytest.fixture
@@ -31,6 +55,24 @@ def test_a_good_configuration_is_summed_up(path, capsys):
     assert printed.out == (
         f"{path}: no fault: plain (in clear) over udp, tun device tun0, listens on [::]:55555, "
         "connects to 192.0.2.2:55555 or 127.0.0.1:1\n"
+    )
+
+
+def test_a_sealed_one_names_its_cipher_its_key_and_its_peers(path, capsys, monkeypatch):
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    path.parent.chmod(0o755)
+    for name, content in (("left.key", PRIVATE), ("a.psk", PRESHARED)):
+        (path.parent / name).write_text(content)
+        (path.parent / name).chmod(0o600)
+    path.write_text(SEALED)
+    assert main(["check", str(path)]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert printed.out == (
+        f"{path}: no fault: tunneld (aes-256-gcm) over tcp, tun device tun0, listens on [::]:55555, "
+        "our public key is PNqho1iR1rH00cltzu10YuuolTYXjMr04lh8802w1AY=\n"
+        f'  peer "a": at vpn.example.org:1 or 192.0.2.2:1, public key {A}, with a preshared key\n'
+        f'  peer "b": comes to us, public key {B}\n'
     )
 
 

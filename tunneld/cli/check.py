@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from tunneld.text import quoted
+
 if TYPE_CHECKING:
-    from tunneld.config import Config, Endpoint
+    from tunneld.config import Config, Endpoint, PeerConfig
 
 
 def register(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -26,6 +29,8 @@ def run(args: argparse.Namespace) -> int:
     if args.strict and config.warnings:
         return 2
     print(f"{config.path}: no fault: {_summary(config)}")
+    for line in _peers(config):
+        print(line)
     return 0
 
 
@@ -37,9 +42,24 @@ def _look_up(endpoint: Endpoint) -> None:
 
 def _summary(config: Config) -> str:
     tunnel, interface = config.tunnel, config.interface
-    words = [f"{tunnel.protocol} (in clear) over {tunnel.transport}", f"{interface.mode} device {interface.name}"]
+    how = tunnel.cipher if tunnel.sealed else "in clear"
+    words = [f"{tunnel.protocol} ({how}) over {tunnel.transport}", f"{interface.mode} device {interface.name}"]
     if tunnel.listen is not None:
         words.append(f"listens on {tunnel.listen}")
-    if config.peer.endpoints:
-        words.append(f"connects to {' or '.join(map(str, config.peer.endpoints))}")
+    if tunnel.private_key is not None:
+        words.append(f"our public key is {tunnel.private_key.public_key()}")
+    elif config.peer.endpoints:
+        words.append(f"connects to {_endpoints(config.peer)}")
     return ", ".join(words)
+
+
+def _peers(config: Config) -> Iterator[str]:
+    """A line for each peer that is told by its key."""
+    for peer in config.peers if config.tunnel.sealed else ():
+        where = f"at {_endpoints(peer)}" if peer.endpoints else "comes to us"
+        secret = "" if peer.preshared_key is None else ", with a preshared key"
+        yield f"  peer {quoted(peer.name)}: {where}, public key {peer.public_key}{secret}"
+
+
+def _endpoints(peer: PeerConfig) -> str:
+    return " or ".join(map(str, peer.endpoints))
