@@ -1,8 +1,10 @@
 """The fuzz sentence of payloads: any plaintext gives packets that fit the device, and counts; never anything else."""
 
+import json
 import random
 import struct
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,6 +14,7 @@ from tunneld.proto.errors import Reason
 from tunneld.proto.payload import KEEPALIVE, BarePayload, KindPayload
 
 MTU = 1400
+SUPER_PACKETS = json.loads((Path(__file__).parents[2] / "docs/vectors/superpackets.json").read_text())
 
 
 def ipv4(size, fill=0x55):
@@ -35,9 +38,9 @@ def record(packet):
     return len(packet).to_bytes(2, "big") + packet
 
 
-def unpacked(payload, *plaintexts):
+def unpacked(payload, *plaintexts, counters=None):
     """The packets as bytes; `drops` of the payload has the rest."""
-    return [bytes(packet) for packet in payload.unpack_untrusted(plaintexts).packets]
+    return [bytes(packet) for packet in payload.unpack_untrusted(plaintexts, counters).packets]
 
 
 PACKETS = st.builds(
@@ -124,12 +127,47 @@ def test_control_bodies_are_padded_and_handed_up():
     assert len(kinds(most=20).control(bytes(17))) == 20
 
 
-@pytest.mark.parametrize("kind", [0, 2, 3, 5, 6, 255])
-def test_kinds_that_are_not_known_are_counted_and_harm_nothing(kind):
+@pytest.mark.parametrize(
+    ("counters", "kind"),
+    [*(([64, 65], kind) for kind in (0, 2, 5, 6, 255)), *((None, kind) for kind in (0, 3, 5, 6))],
+)
+def test_kinds_that_are_not_known_are_counted_and_harm_nothing(counters, kind):
     payload = kinds()
     good = payload.pack([ipv4(60)])[0]
-    assert unpacked(payload, bytes((kind,)) + bytes(99), good) == [ipv4(60)]
+    assert unpacked(payload, bytes((kind,)) + bytes(99), good, counters=counters) == [ipv4(60)]
     assert payload.drops == {Reason.UNKNOWN_KIND: 1}
+
+
+@pytest.mark.parametrize("vector", SUPER_PACKETS["accepted"], ids=lambda vector: vector["name"])
+def test_a_super_packet_and_its_slices_are_taken_for_the_packets_they_stand_for(vector):
+    ethernet = vector["mode"] == "tap"
+    payload, frame = kinds(ethernet=ethernet), bytes(12) + b"\x88\xb5" + bytes(46)
+    other = frame if ethernet else ipv4(60)
+    packets = [bytes.fromhex(packet) for packet in vector["packets"]]
+    (before,) = payload.pack([other])
+    assert unpacked(payload, before, bytes.fromhex(vector["super_packet"]), before) == [other, *packets, other]
+    slices = [bytes.fromhex(part["plaintext"]) for part in vector["slices"]]
+    counters = [part["counter"] for part in vector["slices"]]
+    assert unpacked(payload, before, *slices, counters=[639, *counters]) == [other, *packets]
+    assert unpacked(payload, *slices[::-1], before, counters=[*counters[::-1], 704]) == [*packets[::-1], other]
+    assert not payload.drops
+
+
+@pytest.mark.parametrize("vector", SUPER_PACKETS["refused"], ids=lambda vector: vector["name"])
+def test_a_super_packet_or_slice_that_is_bad_is_counted_and_its_neighbours_stand(vector):
+    payload, plaintext, number = kinds(), bytes.fromhex(vector["plaintext"]), vector["counter"]
+    (good,) = payload.pack([ipv4(60)])
+    counters = None if number is None else [0, number, 1]
+    assert unpacked(payload, good, plaintext, good, counters=counters) == [ipv4(60)] * 2
+    assert payload.drops == {Reason(vector["reason"]): 1}
+
+
+def test_segments_keep_to_the_device():
+    (vector, *_) = SUPER_PACKETS["accepted"]
+    payload = kinds(mtu=43)
+    assert unpacked(payload, bytes.fromhex(vector["super_packet"])) == []
+    assert unpacked(payload, bytes.fromhex(vector["slices"][0]["plaintext"]), counters=[0]) == []
+    assert payload.drops == {Reason.OVERSIZED: 2}
 
 
 BAD_PACKETS = [
@@ -205,7 +243,7 @@ def fuzz(count, seed):
     for _ in range(count):
         plaintext = memoryview(bytearray(junk_of(choose)))
         for payload in payloads:
-            held = payload.unpack_untrusted([plaintext])
+            held = payload.unpack_untrusted([plaintext], choose.choice((None, [choose.randrange(128)])))
             assert sum(map(len, held.packets)) + sum(map(len, held.control)) <= len(plaintext)
             least, most = (20, MTU) if payload.max_packet == MTU else (14, MTU + 14)
             for packet in held.packets:

@@ -119,6 +119,7 @@ def test_a_datagram_is_opened_once_in_any_order(profile):
     random.Random(7).shuffle(messages)
     first = theirs.open_batch_untrusted(messages, 0.0)
     assert sorted(first.plaintexts) == [bytes((number,)) for number in range(200)]
+    assert first.plaintexts == [bytes((counter,)) for counter in first.counters]
     again = theirs.open_batch_untrusted(messages * 4, 0.0)
     assert (again.plaintexts, again.latest, again.refused) == ([], None, 800)
     assert theirs.drops == {Reason.REPLAYED: 800}
@@ -138,6 +139,7 @@ def test_on_a_stream_nothing_may_be_missing_repeated_or_late(profile):
     messages = ours.seal_batch([b"0", b"1", b"2"], 0.0)
     opened = theirs.open_batch_untrusted([messages[0], messages[2], messages[0], messages[1]], 0.0)
     assert (opened.plaintexts, opened.latest, opened.refused) == ([b"0", b"1"], 3, 2)
+    assert opened.counters == [0, 1]
 
 
 def test_the_latest_is_the_last_that_was_new(profile):
@@ -334,6 +336,6 @@ def test_20000_hostile_messages_and_plaintexts_leave_the_session_alive(profile):
         hostile = [memoryview(damaged), choose.randbytes(choose.randint(0, 80)), fine[: choose.randrange(len(fine))]]
         opened = theirs.open_batch_untrusted([*hostile, junk, fine], 0.0)
         assert (len(opened.plaintexts), opened.latest, opened.refused) == (2, 4, 3)
-        held = payload.unpack_untrusted(opened.plaintexts)
+        held = payload.unpack_untrusted(opened.plaintexts, opened.counters)
         assert bytes(held.packets[-1]) == PACKET
         assert all(14 <= len(packet) <= payload.max_packet for packet in held.packets)

@@ -13,12 +13,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from tunneld.proto.const import ETHERNET_HEADER_BYTES, IPV4_HEADER_BYTES, IPV6_HEADER_BYTES
 from tunneld.proto.errors import BadPacket, Reason
 from tunneld.proto.framing import PREFIX, Buffer
+from tunneld.proto.packet import frame_untrusted, ip_packet_untrusted
+from tunneld.proto.superpacket import segments_untrusted, slice_untrusted
 
 # The first byte of a plaintext of tunneld.
 KIND_PACKETS: Final = 1
+KIND_SUPER_PACKET: Final = 2
+KIND_SLICE: Final = 3
 KIND_CONTROL: Final = 4
 
 KEEPALIVE: Final = b""
@@ -29,7 +32,7 @@ _ZEROS: Final = bytes(PADDING_BYTES)
 
 @dataclass(slots=True)
 class Unpacked:
-    """What a batch of plaintexts held. The views are into the plaintexts.
+    """What a batch of plaintexts held. The views are into the plaintexts, or own what they show.
 
     `control` holds the bodies for `controlchannel.decode_untrusted`, padding included.
     """
@@ -39,8 +42,12 @@ class Unpacked:
 
 
 class Payload(Protocol):
-    """One way of putting packets into plaintexts. `drops` counts what was found in them and refused."""
+    """One way of putting packets into plaintexts. `drops` counts what was found in them and refused.
 
+    `max_packet` is the longest packet that the device takes, in bytes; it may be changed at any time.
+    """
+
+    max_packet: int
     drops: Counter[Reason]
 
     def pack(self, packets: Sequence[Buffer]) -> Sequence[Buffer]:
@@ -49,8 +56,11 @@ class Payload(Protocol):
         Raises struct.error for a packet over 65,535 bytes, which no device gives.
         """
 
-    def unpack_untrusted(self, plaintexts: Iterable[Buffer]) -> Unpacked:
-        """What the device and the control channel can take of `plaintexts`; the rest is counted."""
+    def unpack_untrusted(self, plaintexts: Iterable[Buffer], counters: Sequence[int] | None = None) -> Unpacked:
+        """What the device and the control channel can take of `plaintexts`; the rest is counted.
+
+        `counters` are those of the plaintexts, one each, if they came in datagrams; None says that it was a stream.
+        """
 
 
 class BarePayload:
@@ -73,7 +83,7 @@ class BarePayload:
             plaintexts.append(b"".join((packet, _ZEROS[:padding])) if padding > 0 else packet)
         return plaintexts
 
-    def unpack_untrusted(self, plaintexts: Iterable[Buffer]) -> Unpacked:
+    def unpack_untrusted(self, plaintexts: Iterable[Buffer], counters: Sequence[int] | None = None) -> Unpacked:
         unpacked = Unpacked()
         for plaintext in plaintexts:
             if plaintext:
@@ -87,6 +97,9 @@ class BarePayload:
 class KindPayload:
     """tunneld's: a kind byte; for packets, `u16 big-endian length | packet` repeated, then zeros.
 
+    Super-packets, which come on a stream, and slices of them, which come in datagrams, are cut into packets; none
+    are made.
+
     `max_plaintext` is the longest plaintext that fits the path, in bytes: packets share a plaintext and padding
     grows it only up to there. A packet that is too long for it travels alone, for the link to judge.
     `max_packet` is the longest packet the device takes, with its Ethernet header if there is one. Both may be
@@ -97,6 +110,7 @@ class KindPayload:
         self.max_packet = max_packet
         self.max_plaintext = max_plaintext
         self.drops: Counter[Reason] = Counter()
+        self._ethernet = ethernet
         self._checked: Callable[[memoryview, int], memoryview] = frame_untrusted if ethernet else ip_packet_untrusted
 
     def pack(self, packets: Sequence[Buffer]) -> Sequence[Buffer]:
@@ -119,9 +133,9 @@ class KindPayload:
         """The plaintext that carries `body`, the messages of the control channel."""
         return self._padded([bytes((KIND_CONTROL,)), body], 1 + len(body))
 
-    def unpack_untrusted(self, plaintexts: Iterable[Buffer]) -> Unpacked:
+    def unpack_untrusted(self, plaintexts: Iterable[Buffer], counters: Sequence[int] | None = None) -> Unpacked:
         unpacked = Unpacked()
-        for plaintext in plaintexts:
+        for place, plaintext in enumerate(plaintexts):
             if not plaintext:
                 continue
             kind = plaintext[0]
@@ -129,6 +143,10 @@ class KindPayload:
                 self._split_untrusted(memoryview(plaintext), unpacked.packets)
             elif kind == KIND_CONTROL:
                 unpacked.control.append(memoryview(plaintext)[1:])
+            elif kind == KIND_SUPER_PACKET and counters is None:
+                unpacked.packets += self._segments_untrusted(memoryview(plaintext)[1:], None)
+            elif kind == KIND_SLICE and counters is not None:
+                unpacked.packets += self._segments_untrusted(memoryview(plaintext)[1:], counters[place])
             else:
                 self.drops[Reason.UNKNOWN_KIND] += 1
         return unpacked
@@ -156,36 +174,15 @@ class KindPayload:
                 self.drops[bad.reason] += 1
             at += length
 
-
-def ip_packet_untrusted(packet: memoryview, most: int) -> memoryview:
-    """The IP packet at the start of `packet`, without what lies behind the length that its header states.
-
-    Raises BadPacket: TRUNCATED if it is shorter than its header or than it says, NOT_IP, or OVERSIZED beyond
-    `most` bytes.
-    """
-    size = len(packet)
-    if size < IPV4_HEADER_BYTES:
-        raise BadPacket(Reason.TRUNCATED)
-    version = packet[0] >> 4
-    if version == 4:
-        stated = packet[2] << 8 | packet[3]
-        if stated < IPV4_HEADER_BYTES:
-            raise BadPacket(Reason.TRUNCATED)
-    elif version == 6:
-        stated = IPV6_HEADER_BYTES + (packet[4] << 8 | packet[5])
-    else:
-        raise BadPacket(Reason.NOT_IP)
-    if stated > size:
-        raise BadPacket(Reason.TRUNCATED)
-    if stated > most:
-        raise BadPacket(Reason.OVERSIZED)
-    return packet if stated == size else packet[:stated]
-
-
-def frame_untrusted(frame: memoryview, most: int) -> memoryview:
-    """`frame` itself. Raises BadPacket: TRUNCATED without a whole Ethernet header, OVERSIZED beyond `most` bytes."""
-    if len(frame) < ETHERNET_HEADER_BYTES:
-        raise BadPacket(Reason.TRUNCATED)
-    if len(frame) > most:
-        raise BadPacket(Reason.OVERSIZED)
-    return frame
+    def _segments_untrusted(self, view: memoryview, counter: int | None) -> list[memoryview]:
+        """The packets of a super-packet, or of the one slice with `counter`; none if it is bad, which is counted."""
+        most, ethernet = self.max_packet, self._ethernet
+        try:
+            if counter is None:
+                segments = segments_untrusted(view, most=most, ethernet=ethernet)
+            else:
+                segments = [slice_untrusted(view, counter, most=most, ethernet=ethernet)]
+        except BadPacket as bad:
+            self.drops[bad.reason] += 1
+            return []
+        return [memoryview(segment) for segment in segments]
