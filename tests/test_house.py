@@ -77,6 +77,7 @@ UNTESTED_ALONE = {
 OWN_SUBJECT = {
     "tests/test_house.py": "the source itself",
     "tests/test_docs.py": "README, docs/ and man/",
+    "tests/test_docs_sealed.py": "docs/PROTOCOL.md, section 7, and its vectors",
     "tests/test_configs.py": "configs/",
     "tests/test_systemd.py": "systemd/",
 }
