@@ -148,7 +148,10 @@ def test_the_example_of_the_manual_has_no_fault(tmp_path):
     example = re.search(r"^\.nf\n(.*?)^\.fi$", plain(KEYS), flags=re.S | re.M)
     path = tmp_path / "example.toml"
     path.write_text(example[1])
-    path.chmod(0o600)
+    key = tmp_path / "office.key"
+    key.write_text("yI5gvNMEiDSCDpIj1QvZZQjMbgQs4fXtSVK0g+hUvHM=\n")
+    for private in (path, key):
+        private.chmod(0o600)
     assert config_load(path).warnings == ()
 
 
