@@ -80,6 +80,8 @@ OWN_SUBJECT = {
     "tests/test_docs_sealed.py": "docs/PROTOCOL.md, section 7, and its vectors",
     "tests/test_configs.py": "configs/",
     "tests/test_systemd.py": "systemd/",
+    "tests/proto/test_published_bugs.py": "what went wrong in other tunnels",
+    "tests/proto/test_second_opinion.py": "noise.py, beside the package noiseprotocol",
 }
 SYSTEM_TESTS = "tests/system/"
 
