@@ -5,6 +5,7 @@ import os
 import resource
 import socket
 from contextlib import closing, contextmanager
+from functools import partial
 from ipaddress import ip_interface
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from tunneld.netcfg.kernel import Kernel
 from tunneld.netcfg.operation import AddressDel
 from tunneld.proto.errors import LinkDown, Reason
 
+# Which loop it is makes no difference where the port is called by hand.
+ONE_LOOP = pytest.mark.asyncio(loop_factories=["uvloop"])
 FAMILIES = pytest.mark.parametrize(
     ("listen", "family"), [("0.0.0.0", 4), ("::", 4), ("::", 6)], ids=["v4", "mapped", "v6"]
 )
@@ -61,7 +64,7 @@ def nobody():
 # What comes.
 
 
-async def test_datagrams_come_with_their_paths_in_the_order_in_which_they_came():
+def test_datagrams_come_with_their_paths_in_the_order_in_which_they_came():
     with port_on() as port, bare_socket() as one, bare_socket() as other:
         for sock, text in ((one, b"1"), (one, b"2"), (other, b"3"), (one, b"4")):
             sock.sendto(text, port.local)
@@ -73,7 +76,7 @@ async def test_datagrams_come_with_their_paths_in_the_order_in_which_they_came()
         assert port.recv_batches(0.0) == []
 
 
-async def test_a_turn_ends_after_32_datagrams_or_64_kib():
+def test_a_turn_ends_after_32_datagrams_or_64_kib():
     with port_on() as port, bare_socket() as sock:
         for _ in range(udp.BATCH + 1):
             sock.sendto(b"x", port.local)
@@ -83,7 +86,7 @@ async def test_a_turn_ends_after_32_datagrams_or_64_kib():
         assert [len(datagrams) for _, datagrams in receive(port) + receive(port)] == [2, 1]
 
 
-async def test_empty_and_longest_datagrams_pass_both_ways():
+def test_empty_and_longest_datagrams_pass_both_ways():
     with port_on() as port, bare_socket() as sock:
         for text in (b"", bytes(65_507)):
             path = heard(port, sock, text)
@@ -101,7 +104,7 @@ async def test_empty_and_longest_datagrams_pass_both_ways():
         ("::1", "::1", bytes(15) + b"\x01"),
     ],
 )
-async def test_a_path_names_both_ends(listen, host, ip):
+def test_a_path_names_both_ends(listen, host, ip):
     with port_on(listen) as port, bare_socket(host) as sock:
         path = heard(port, sock, host=host)
         number = sock.getsockname()[1]
@@ -114,7 +117,7 @@ async def test_a_path_names_both_ends(listen, host, ip):
         assert repr(path) == f"<{path}>"
 
 
-async def test_a_path_to_an_endpoint_equals_the_one_that_answers_come_by_only_where_our_address_is_known():
+def test_a_path_to_an_endpoint_equals_the_one_that_answers_come_by_only_where_our_address_is_known():
     with port_on("127.0.0.1") as port, bare_socket() as sock:
         path = port.path(sock.getsockname())
         assert path == heard(port, sock)
@@ -130,14 +133,14 @@ async def test_a_path_to_an_endpoint_equals_the_one_that_answers_come_by_only_wh
         assert str(path) == f"udp [::]:{port.local[1]} → 127.0.0.1:{sock.getsockname()[1]}"
 
 
-async def test_a_socket_without_the_family_says_so():
+def test_a_socket_without_the_family_says_so():
     with port_on("0.0.0.0") as port, pytest.raises(LinkDown, match=r"is IPv6, but we listen on IPv4 only"):
         port.path(("2001:db8::1", 1, 0, 0))
     with port_on("::1") as port, pytest.raises(LinkDown, match=r"^192\.0\.2\.1:1 is IPv4, but .* IPv6 .*listen ="):
         port.path(("192.0.2.1", 1))
 
 
-async def test_strangers_fill_a_memory_that_is_bounded(monkeypatch):
+def test_strangers_fill_a_memory_that_is_bounded(monkeypatch):
     monkeypatch.setattr(udpport, "MOST_PATHS", 8)
     with port_on() as port, bare_socket() as peer:
         path = heard(port, peer)
@@ -153,7 +156,7 @@ async def test_strangers_fill_a_memory_that_is_bounded(monkeypatch):
 # What others say of one of many.
 
 
-async def test_an_unreachable_peer_costs_no_other_a_datagram():
+def test_an_unreachable_peer_costs_no_other_a_datagram():
     gone = nobody()
     with port_on() as port, bare_socket() as peer:
         refusing, reachable = port.path(gone), port.path(peer.getsockname())
@@ -168,7 +171,7 @@ async def test_an_unreachable_peer_costs_no_other_a_datagram():
         assert port.poll_trouble() is None
 
 
-async def test_nor_does_it_when_it_is_told_while_somebody_is_listened_to():
+def test_nor_does_it_when_it_is_told_while_somebody_is_listened_to():
     gone = nobody()
     with port_on("::") as port, bare_socket() as peer:
         port.path(gone).send_batch([b"to nobody"])
@@ -198,7 +201,7 @@ async def test_the_loop_still_watches_after_a_refusal():
             loop.remove_reader(port.fileno())
 
 
-async def test_troubles_are_told_once_for_each_address_the_oldest_first_and_only_so_many(monkeypatch):
+def test_troubles_are_told_once_for_each_address_the_oldest_first_and_only_so_many(monkeypatch):
     monkeypatch.setattr(udpport, "MOST_TROUBLES", 3)
     with port_on() as port:
         for number in (1, 2, 1, 3, 4):
@@ -211,7 +214,7 @@ async def test_troubles_are_told_once_for_each_address_the_oldest_first_and_only
         assert port.poll_trouble() is None
 
 
-async def test_what_the_kernel_refuses_at_once_is_trouble_of_that_destination():
+def test_what_the_kernel_refuses_at_once_is_trouble_of_that_destination():
     with port_on("0.0.0.0") as port:
         path = port.path(("203.0.113.1", 1))
         assert path.send_batch([b"x", b"y"]) == 2
@@ -219,7 +222,7 @@ async def test_what_the_kernel_refuses_at_once_is_trouble_of_that_destination():
         assert port.poll_trouble() == (path.remote, "Network is unreachable")
 
 
-async def test_a_datagram_that_is_too_long_is_counted_and_no_trouble():
+def test_a_datagram_that_is_too_long_is_counted_and_no_trouble():
     with port_on() as port, bare_socket() as peer:
         path = port.path(peer.getsockname())
         assert path.send_batch([bytes(65_508), b"fits"]) == 2
@@ -228,6 +231,7 @@ async def test_a_datagram_that_is_too_long_is_counted_and_no_trouble():
         assert port.poll_trouble() is None
 
 
+@ONE_LOOP
 async def test_a_full_socket_is_counted(namespaces):
     """A neighbour that never answers ARP keeps what is sent to it, up to a bound."""
     async with topology.Lab.open() as lab:
@@ -241,7 +245,7 @@ async def test_a_full_socket_is_counted(namespaces):
             assert set(port.drops) <= {Reason.QUEUE_FULL, Reason.SEND_REFUSED}
 
 
-async def test_a_socket_that_broke_is_the_worlds_fault():
+def test_a_socket_that_broke_is_the_worlds_fault():
     with bare_socket() as peer:
         sock = udp.open_bound(Endpoint("127.0.0.1", 0))
         sock.connect(peer.getsockname())
@@ -250,7 +254,7 @@ async def test_a_socket_that_broke_is_the_worlds_fault():
             port.path(peer.getsockname()).send_batch([b"x"])
 
 
-async def test_a_socket_is_closed_when_no_descriptor_is_left_to_watch_it():
+def test_a_socket_is_closed_when_no_descriptor_is_left_to_watch_it():
     before = open_descriptors()
     sock = udp.open_bound(Endpoint("127.0.0.1", 0))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -265,7 +269,7 @@ async def test_a_socket_is_closed_when_no_descriptor_is_left_to_watch_it():
     assert open_descriptors() == before
 
 
-async def test_a_closed_port_leaves_nothing_open():
+def test_a_closed_port_leaves_nothing_open():
     before = open_descriptors()
     with port_on() as port:
         port.flush()
@@ -288,8 +292,7 @@ PREFIX = {4: 24, 6: 64}
 @contextmanager
 def across(hosts, listen):
     """A port on the left, and bare sockets for both families on the right."""
-    sock = hosts.left.call(lambda: udp.open_bound(Endpoint(listen, 0)))
-    with closing(UdpPort(sock)) as port:
+    with closing(hosts.left.call(lambda: UdpPort(udp.open_bound(Endpoint(listen, 0))))) as port:
         four, six = (
             hosts.right.call(lambda host=host: udp.open_bound(Endpoint(host, 0))) for host in ("0.0.0.0", "::")
         )
@@ -297,6 +300,13 @@ def across(hosts, listen):
             for each in (four, six):
                 each.settimeout(5)
             yield port, {4: four, 6: six}
+
+
+def notice(port):
+    """Let the port see that something changed around it."""
+    assert readable(port.fileno())
+    while readable(port.fileno(), 0):
+        assert port.recv_batches(0.0) == []
 
 
 async def take(host, link, address, length):
@@ -313,6 +323,7 @@ def answered_from(path, sock):
 
 
 @FAMILIES
+@ONE_LOOP
 async def test_an_answer_comes_from_the_address_that_was_spoken_to(namespaces, listen, family):
     async with topology.Lab.open() as lab:
         hosts = await topology.pair(lab)
@@ -325,6 +336,7 @@ async def test_an_answer_comes_from_the_address_that_was_spoken_to(namespaces, l
 
 
 @FAMILIES
+@ONE_LOOP
 async def test_an_answer_comes_from_there_even_if_the_address_belongs_to_another_interface(
     namespaces, listen, family
 ):
@@ -339,27 +351,131 @@ async def test_an_answer_comes_from_there_even_if_the_address_belongs_to_another
 
 
 @FAMILIES
-async def test_an_address_that_is_gone_is_left_for_another_until_it_is_heard_again(namespaces, listen, family):
+@pytest.mark.parametrize("noticed", [False, True], ids=["at once", "noticed"])
+@ONE_LOOP
+async def test_an_address_that_is_gone_is_left_for_another_until_it_is_back(namespaces, listen, family, noticed):
     first, second, _ = LEFT[family]
     length = PREFIX[family]
     async with topology.Lab.open() as lab:
         hosts = await topology.pair(lab)
+        hosts.left.call(promote_secondaries)
         with across(hosts, listen) as (port, peers):
             path = heard(port, peers[family], host=first)
-            assert path.sticky
-            hosts.left.call(promote_secondaries)
             await network.give(hosts.left, "eth0", f"{second}/{length}")
+            notice(port)
             assert answered_from(path, peers[family]) == first
+            assert path.sticky
             await take(hosts.left, "eth0", first, length)
+            if noticed:
+                notice(port)
             assert answered_from(path, peers[family]) == second
             assert not path.sticky
-            assert not port.drops
             await network.give(hosts.left, "eth0", f"{first}/{length}")
-            assert heard(port, peers[family], host=first) == path
-            assert heard(port, peers[family], host=first).sticky
+            notice(port)
             assert answered_from(path, peers[family]) == first
+            assert path.sticky
+            assert not port.drops
+            assert port.poll_trouble() is None
 
 
 def promote_secondaries():
     """Or the second address of a subnet goes with the first."""
     Path("/proc/sys/net/ipv4/conf/eth0/promote_secondaries").write_text("1")
+
+
+@FAMILIES
+@ONE_LOOP
+async def test_a_better_route_by_another_interface_is_taken_with_its_address(namespaces, listen, family):
+    """The old address is still ours, and is taken again when the route is gone."""
+    ours, theirs = {4: ("198.51.100.1/32", "192.0.2.2/32"), 6: ("2001:db8:5::1/128", "2001:db8::2/128")}[family]
+    async with topology.Lab.open() as lab:
+        hosts = await topology.pair(lab)
+        await network.cable(hosts.left, "eth1", hosts.right, "eth1")
+        await network.give(hosts.left, "eth1", ours)
+        await network.give(hosts.right, "eth1", theirs)
+        hosts.right.call(accept_from_anywhere)
+        with across(hosts, listen) as (port, peers):
+            path = heard(port, peers[family], host=LEFT[family][0])
+            assert answered_from(path, peers[family]) == LEFT[family][0]
+            async with Kernel.open(hosts.left.namespace) as kernel:
+                [eth1] = await kernel.ipr.link_lookup(ifname="eth1")
+                better = {"dst": theirs, "oif": eth1, "prefsrc": ours.partition("/")[0]}
+                await kernel.ipr.route("add", **better)
+                notice(port)
+                assert answered_from(path, peers[family]) == better["prefsrc"]
+                await kernel.ipr.route("del", **better)
+            notice(port)
+            assert answered_from(path, peers[family]) == LEFT[family][0]
+
+
+def accept_from_anywhere():
+    for interface in ("all", "eth1"):
+        Path(f"/proc/sys/net/ipv4/conf/{interface}/rp_filter").write_text("0")
+
+
+@FAMILIES
+@ONE_LOOP
+async def test_while_there_is_no_way_at_all_datagrams_are_refused_and_the_address_is_kept(namespaces, listen, family):
+    async with topology.Lab.open() as lab:
+        hosts = await topology.pair(lab)
+        length = 32 if family == 4 else 128
+        address, far = {4: ("198.51.100.1", "203.0.113.1"), 6: ("2001:db8:5::1", "2001:db8:6::1")}[family]
+        await network.give(hosts.left, "lo", f"{address}/{length}")
+        await network.give(hosts.right, "lo", f"{far}/{length}")
+        right = hosts.right_v4 if family == 4 else hosts.right_v6
+        await network.route(hosts.left, f"{far}/{length}", right)
+        await network.route(hosts.right, f"{address}/{length}", LEFT[family][0])
+        with across(hosts, listen) as (port, _):
+            sender = hosts.right.call(lambda: udp.open_bound(Endpoint(far, 0)))
+            with closing(sender):
+                path = heard(port, sender, host=address)
+                sender.settimeout(5)
+                async with Kernel.open(hosts.left.namespace) as kernel:
+                    await kernel.ipr.route("del", dst=f"{far}/{length}", gateway=right)
+                assert path.send_batch([b"x", b"y"]) == 2
+                assert port.drops == {Reason.SEND_REFUSED: 2}
+                assert port.poll_trouble() == (path.remote, "Network is unreachable")
+                assert path.sticky
+                notice(port)
+                path.send_batch([b"z"])
+                await network.route(hosts.left, f"{far}/{length}", right)
+                notice(port)
+                assert answered_from(path, sender) == address
+
+
+@ONE_LOOP
+async def test_a_link_local_address_answers_by_the_interface_that_was_spoken_to(namespaces):
+    async with topology.Lab.open() as lab:
+        hosts = await topology.pair(lab)
+        await network.cable(hosts.left, "eth1", hosts.right, "eth1")
+        for link in ("eth0", "eth1"):
+            await network.give(hosts.left, link, "fe80::1/64")
+            await network.give(hosts.right, link, "fe80::2/64")
+        with across(hosts, "::") as (port, peers):
+            for link, elsewhere in (("eth0", "2001:db8:7::1/128"), ("eth1", "2001:db8:7::2/128")):
+                ours, theirs = (host.call(partial(socket.if_nametoindex, link)) for host in (hosts.left, hosts.right))
+                number = port.local[1]
+                peers[6].sendto(b"hello", ("fe80::1", number, 0, theirs))
+                [(path, _)] = receive(port)
+                assert path.local == ("fe80::1", number, 0, ours)
+                assert path.remote == ("fe80::2", peers[6].getsockname()[1], 0, ours)
+                path.send_batch([b"back"])
+                assert peers[6].recvfrom(100)[1] == ("fe80::1", number, 0, theirs)
+                await network.give(hosts.left, "eth0", elsewhere)
+                notice(port)
+                path.send_batch([b"again"])
+                assert path.sticky
+                assert peers[6].recvfrom(100)[1] == ("fe80::1", number, 0, theirs)
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0", "::"])
+@ONE_LOOP
+async def test_who_calls_everybody_is_answered(namespaces, listen):
+    """The address that was spoken to is nobody's own."""
+    async with topology.Lab.open() as lab:
+        hosts = await topology.pair(lab)
+        with across(hosts, listen) as (port, peers):
+            peers[4].setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            path = heard(port, peers[4], host="192.0.2.255")
+            assert answered_from(path, peers[4]) == hosts.left_v4
+            assert not port.drops

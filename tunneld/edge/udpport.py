@@ -6,30 +6,33 @@ Theory of operation
   a wildcard socket the kernel tells of each datagram where it was sent to (packet information, ip(7), ipv6(7)), and
   takes the same as the source of an answer. A socket that is bound to one address needs none of it. The interface
   is named for link-local addresses only; else the routing table is free to choose it.
-- An address of ours may go. A send from it is refused then, and made again with the source left to the routing table;
-  the path stays so (`sticky` is false) until a datagram comes to that address.
+- An address of ours may go: a send from it is refused then, and made again with the source left to the routing table.
+  A better route may come: after any change of routes or addresses each path asks, before it sends again, whether its
+  datagrams would still leave by the interface by which the peer's came in. If not, its source is left to the routing
+  table as well; so do WireGuard's implementations. `sticky` is false meanwhile.
 - With IP_RECVERR an ICMP message about one peer is the error of the next call, whomever that is for. The error queue
   tells whose it is, and what was refused is sent again: an unreachable peer costs no other a datagram.
 - Paths are remembered by what the kernel says of a datagram, so that the same objects come back without being made
   anew. Strangers fill that memory too; it is emptied when full.
-
-Not handled here: a better route that appears while the old source is still ours; `UdpPath.unsourced` is for that.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 import struct
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from functools import cached_property
 from ipaddress import ip_address
 from typing import Final
 
 from tunneld.edge import address as addresses
 from tunneld.edge import errqueue, udp
+from tunneld.edge.routes import Routes
 from tunneld.proto.errors import LinkDown, Reason
 from tunneld.proto.framing import Buffer
 from tunneld.proto.source import Address
@@ -51,6 +54,7 @@ _INFORM: Final = {
     socket.AF_INET6: (socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO),
 }
 _CONTROL_BYTES: Final = socket.CMSG_SPACE(_INFO_V6.size)
+_LINK_LOCAL: Final = (b"\xfe\x80", b"\xa9\xfe", bytes(10) + b"\xff\xff\xa9\xfe")
 _PORT: Final = struct.Struct(">H")
 
 # What a send says when its source is not ours any more, depending on the family and on the kernel.
@@ -65,17 +69,22 @@ class UdpPath:
     """Where datagrams come from and by which of our addresses: the link to one peer, while it stays there.
 
     Two paths are equal if `remote` and `local` are. `sticky` tells whether `local` is asked for as the source; only
-    the port changes it.
+    the port changes it, and `as_of`, the change of routes that it has seen.
     """
 
     blocked = False
 
-    def __init__(self, port: UdpPort, target: Address, control: Control) -> None:
-        """`target` is the remote as the socket names it; `control` makes a source of `local`, () leaves it open."""
+    def __init__(self, port: UdpPort, target: Address, control: Control, interface: int = 0) -> None:
+        """`target` is the remote as the socket names it; `control` makes a source of `local`, () leaves it open.
+
+        `interface` is the index of that by which datagrams came in.
+        """
         self.target = target
         self.control = control
+        self.interface = interface
         self.sticky = bool(control)
-        self._port = port
+        self.as_of = port.changes
+        self.port = port
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, UdpPath) and self.target == other.target and self.control == other.control
@@ -84,7 +93,7 @@ class UdpPath:
         return hash((self.target, self.control))
 
     def __str__(self) -> str:
-        return f"udp {addresses.text(self.local or self._port.local)} → {addresses.text(self.remote)}"
+        return f"udp {addresses.text(self.local or self.port.local)} → {addresses.text(self.remote)}"
 
     def __repr__(self) -> str:
         return f"<{self}>"
@@ -98,9 +107,9 @@ class UdpPath:
     def local(self) -> Address | None:
         """Our address; None where the routing table is to choose it."""
         if not self.control:
-            return None if self._port.wildcard else self._port.local
+            return None if self.port.wildcard else self.port.local
         level, _, info = self.control[0]
-        port = self._port.local[1]
+        port = self.port.local[1]
         if level == socket.IPPROTO_IP:
             return (socket.inet_ntoa(_INFO_V4.unpack(info)[1]), port)
         ours, interface = _INFO_V6.unpack(info)
@@ -118,11 +127,11 @@ class UdpPath:
 
     def send_batch(self, messages: Sequence[Buffer]) -> int:
         """Takes every message; what the network refuses at once is counted in the port's `drops`. Raises LinkDown."""
-        return self._port.send(self, messages)
+        return self.port.send(self, messages)
 
     def unsourced(self) -> UdpPath:
         """The way to the same remote with our address left to the routing table."""
-        return UdpPath(self._port, self.target, ())
+        return UdpPath(self.port, self.target, ())
 
 
 class UdpPort:
@@ -131,7 +140,10 @@ class UdpPort:
     blocked = False
 
     def __init__(self, sock: socket.socket) -> None:
-        """Takes over `sock`, a bound and non-blocking one. Raises OSError (EMFILE), and has closed it then."""
+        """Takes over `sock`, a bound and non-blocking one, in whose network namespace this must be called.
+
+        Raises OSError (EMFILE), and has closed `sock` then.
+        """
         self._sock = sock
         # recvmsg_into wants a list of buffers; these are of one each.
         self._buffers = [[memoryview(bytearray(udp.DATAGRAM_BUFFER_BYTES))] for _ in range(udp.BATCH)]
@@ -141,14 +153,16 @@ class UdpPort:
         self.local = addresses.normalise(sock.getsockname())
         self.wildcard = ip_address(self.local[0]).is_unspecified
         self._control_bytes = _CONTROL_BYTES if self.wildcard else 0
-        try:
+        self.changes = 0
+        with ExitStack() as stack:
+            stack.callback(sock.close)
+            self._watch = stack.enter_context(closing(udp.watch(sock)))
+            self._routes = None
             if self.wildcard:
-                level, option = _INFORM[sock.family]
-                sock.setsockopt(level, option, 1)
-            self._watch = udp.watch(sock)
-        except OSError:
-            sock.close()
-            raise
+                sock.setsockopt(*_INFORM[sock.family], 1)
+                self._routes = stack.enter_context(closing(Routes()))
+                self._watch.register(self._routes, select.EPOLLIN)
+            self._resources = stack.pop_all()
 
     def fileno(self) -> int:
         return self._watch.fileno()
@@ -179,6 +193,9 @@ class UdpPort:
             octets += count
             if octets >= udp.TURN_BYTES:
                 break
+        # Only then, as this costs as much as a datagram; what woke us for nothing may have been this.
+        if not batches and self._routes is not None and self._routes.changed():
+            self.changes += 1
         return batches
 
     def path(self, remote: Address) -> UdpPath:
@@ -194,6 +211,8 @@ class UdpPort:
 
     def send(self, path: UdpPath, messages: Sequence[Buffer]) -> int:
         """See `UdpPath.send_batch`."""
+        if path.as_of != self.changes:
+            self._reconsider(path)
         sendmsg, target = self._sock.sendmsg, path.target
         control = _control(path)
         for message in messages:
@@ -219,30 +238,37 @@ class UdpPort:
         """Nothing waits."""
 
     def close(self) -> None:
-        self._watch.close()
-        self._sock.close()
+        self._resources.close()
 
     def _path_of(self, origin: tuple[Address, bytes]) -> UdpPath:
         path = self._paths.get(origin)
         if path is None:
             if len(self._paths) >= MOST_PATHS:
                 self._paths.clear()
-            path = self._paths[origin] = UdpPath(self, origin[0], self._answer_from(origin[1]))
-        # Whatever a send said before: what came to an address of ours shows that we have it.
-        path.sticky = bool(path.control)
+            path = self._paths[origin] = self._make_path(*origin)
         return path
 
-    def _answer_from(self, info: bytes) -> Control:
-        """From the packet information of what came, that of what is to go back; b"" for a socket without."""
+    def _make_path(self, sender: Address, info: bytes) -> UdpPath:
+        """From the packet information of what came, b"" on a socket without, that of what is to go back."""
         if not info:
-            return ()
+            return UdpPath(self, sender, ())
         if self._sock.family == socket.AF_INET:
             interface, ours, _ = _INFO_V4.unpack(info)
-            scope = interface if ours.startswith(b"\xa9\xfe") else 0
-            return ((socket.IPPROTO_IP, IP_PKTINFO, _INFO_V4.pack(scope, ours, bytes(4))),)
+            back = _INFO_V4.pack(_scope(ours, interface), ours, bytes(4))
+            return UdpPath(self, sender, ((socket.IPPROTO_IP, IP_PKTINFO, back),), interface)
         ours, interface = _INFO_V6.unpack(info)
-        scope = interface if ours.startswith((b"\xfe\x80", bytes(10) + b"\xff\xff\xa9\xfe")) else 0
-        return ((socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, _INFO_V6.pack(ours, scope)),)
+        back = _INFO_V6.pack(ours, _scope(ours, interface))
+        return UdpPath(self, sender, ((socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, back),), interface)
+
+    def _reconsider(self, path: UdpPath) -> None:
+        """Routes or addresses changed since the path last asked: is its source still the right one?"""
+        path.as_of = self.changes
+        if path.local is None or self._routes is None:
+            return
+        ours = socket.inet_pton(addresses.family_of(path.local), path.local[0])
+        mark = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_MARK)
+        by = _scope(ours, path.interface)
+        path.sticky = self._routes.interface(path.ip, ours, by=by, mark=mark) == path.interface
 
     def _send_again(self, path: UdpPath, message: Buffer, error: OSError) -> None:
         """Send `message` on, which was refused by `error`, if that was another's; else count and tell it."""
@@ -290,6 +316,11 @@ class UdpPort:
     def _tell(self, address: Address, what: str) -> None:
         if address in self._troubles or len(self._troubles) < MOST_TROUBLES:
             self._troubles[address] = what
+
+
+def _scope(ours: bytes, interface: int) -> int:
+    """The interface that must be named with this address of ours; 0 where the routing table chooses it."""
+    return interface if ours.startswith(_LINK_LOCAL) else 0
 
 
 def _control(path: UdpPath) -> Control:
