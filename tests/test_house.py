@@ -24,6 +24,7 @@ LAYERS = (
     (
         "tunneld.config",
         "tunneld.keys",
+        "tunneld.wgconf",
         "tunneld.netcfg",
         "tunneld.netcfg.model",
         "tunneld.netcfg.operation",
