@@ -2,27 +2,47 @@
 
 from __future__ import annotations
 
-import shutil
+import base64
+import re
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from tunneld.config import load
+from tunneld.keys import PrivateKey
+from tunneld.proto.errors import ConfigErrors
 
 SAMPLES = sorted((Path(__file__).parent.parent / "configs").iterdir())
+PLACEHOLDER = re.compile(r'^public_key = "of (\w+)\.key"', flags=re.M)
 
 
 @pytest.fixture
-def sample(tmp_path):
-    """A sample as an operator would install it, whatever the umask of the checkout was."""
+def sample(tmp_path, monkeypatch):
+    """A sample as an operator would install it, its keys made and exchanged, whatever the umask was."""
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
 
     def installed(name: str):
         tmp_path.chmod(0o755)
-        path = Path(shutil.copyfile(SAMPLES[0].parent / name, tmp_path / name))
+        text = (SAMPLES[0].parent / name).read_text()
+        for file in re.findall(r'^(?:private|preshared)_key_file = "(.+)"', text, flags=re.M):
+            (tmp_path / file).write_text(base64.b64encode(secret(file)).decode())
+            (tmp_path / file).chmod(0o600)
+        path = tmp_path / name
+        path.write_text(PLACEHOLDER.sub(lambda found: f'public_key = "{public(f"{found[1]}.key")}"', text))
         path.chmod(0o644)
         return load(path)
 
     return installed
+
+
+def secret(file: str) -> bytes:
+    """The key in `file`, of which each host has its own."""
+    return sha256(file.encode()).digest()
+
+
+def public(file: str) -> str:
+    return str(PrivateKey(bytearray(secret(file))).public_key())
 
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name)
@@ -30,18 +50,64 @@ def test_a_sample_has_neither_faults_nor_warnings(sample, path):
     assert sample(path.name).warnings == ()
 
 
-def test_the_two_ends_of_a_point_to_point_link_fit(sample):
-    left, right = sample("point-to-point-left.toml"), sample("point-to-point-right.toml")
-    for one, other in ((left, right), (right, left)):
-        assert (one.tunnel.transport, one.interface.mode) == ("udp", "tun")
-        assert one.peer.endpoints[0].port == other.tunnel.listen.port
-        assert other.interface.addresses[0].ip in one.peer.allowed_ips[0]
-        assert one.interface.addresses[0].network == other.interface.addresses[0].network
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name)
+def test_a_sample_is_refused_for_each_key_that_was_not_put_in(tmp_path, path):
+    text = path.read_text()
+    left = tmp_path / path.name
+    left.write_text(text)
+    left.chmod(0o644)
+    keys = len(PLACEHOLDER.findall(text))
+    assert ("plain" in path.name) == (keys == 0)
+    if keys:
+        with pytest.raises(ConfigErrors) as refusal:
+            load(left, read_keys=False)
+        assert [error.key for error in refusal.value.errors] == ["public_key"] * keys
 
 
-def test_the_two_ends_of_a_bridge_fit(sample):
-    left, right = sample("bridge-left.toml"), sample("bridge-right.toml")
-    assert left.tunnel.listen.port == right.peer.endpoints[0].port
-    for end in (left, right):
-        assert (end.tunnel.transport, end.interface.mode) == ("tcp", "tap")
-        assert (end.interface.bridge, end.interface.mtu) == ("br0", 1500)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_side_of_a_sealed_link_takes_ten_lines(side):
+    lines = (SAMPLES[0].parent / f"point-to-point-{side}.toml").read_text().splitlines()
+    assert len([line for line in lines if line and not line.startswith("#")]) == 10
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "how"),
+    [
+        ("point-to-point-left", "point-to-point-right", ("tunneld", "udp", "chacha20-poly1305", "tun")),
+        ("tcp-server", "tcp-client", ("tunneld", "tcp", "aes-256-gcm", "tun")),
+        ("bridge-left", "bridge-right", ("tunneld", "tcp", "chacha20-poly1305", "tap")),
+        ("hub", "hub-member", ("tunneld", "udp", "chacha20-poly1305", "tun")),
+        ("plain-left", "plain-right", ("plain", "tcp", "chacha20-poly1305", "tun")),
+    ],
+)
+def test_the_two_ends_of_a_link_fit(sample, one, other, how):
+    one, other = sample(f"{one}.toml"), sample(f"{other}.toml")
+    for end in (one, other):
+        assert (end.tunnel.protocol, end.tunnel.transport, end.tunnel.cipher, end.interface.mode) == how
+    assert one.interface.mtu == other.interface.mtu
+    assert one.tunnel.listen.port == other.peer.endpoints[0].port
+    for mine, theirs in ((one, other), (other, one)) if one.tunnel.sealed else ():
+        assert theirs.peer.public_key == mine.tunnel.private_key.public_key()
+        if theirs.interface.mode == "tun":
+            assert mine.interface.addresses[0].ip in theirs.peer.allowed_ips[0]
+            assert mine.interface.addresses[0].network == theirs.interface.addresses[0].network
+
+
+def test_a_bridge_carries_full_frames(sample):
+    for side in ("left", "right"):
+        interface = sample(f"bridge-{side}.toml").interface
+        assert (interface.bridge, interface.mtu) == ("br0", 1500)
+
+
+def test_a_hub_tells_its_members_apart(sample):
+    hub = sample("hub.toml")
+    assert [(peer.name, peer.keepalive, peer.preshared_key is not None) for peer in hub.peers] == [
+        ("notebook", 0, False),
+        ("berlin", 25, True),
+        ("telephone", 0, False),
+    ]
+
+
+def test_a_wireguard_is_met_as_wg_quick_would(sample):
+    config = sample("wireguard.toml")
+    assert (config.tunnel.protocol, config.tunnel.transport, config.interface.mtu) == ("wireguard", "udp", 1420)
