@@ -171,6 +171,20 @@ def test_an_unreachable_peer_costs_no_other_a_datagram():
         assert port.poll_trouble() is None
 
 
+def test_nor_does_it_when_there_is_no_room_to_say_who_it_was():
+    """Errors share the receive buffer, but the next call fails all the same."""
+    sock = udp.open_bound(Endpoint("127.0.0.1", 0))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+    with closing(UdpPort(sock)) as port, bare_socket() as peer:
+        for _ in range(10):
+            peer.sendto(bytes(1000), port.local)
+        port.path(nobody()).send_batch([b"to nobody"])
+        port.path(peer.getsockname()).send_batch([b"to somebody"])
+        assert peer.recv(100) == b"to somebody"
+        assert not port.drops
+        assert port.poll_trouble() is None
+
+
 def test_nor_does_it_when_it_is_told_while_somebody_is_listened_to():
     gone = nobody()
     with port_on("::") as port, bare_socket() as peer:
