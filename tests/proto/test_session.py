@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
+from tests.proto.keys import numbers
 from tunneld.proto.const import (
     REJECT_AFTER_BLOCKS,
     REJECT_AFTER_MESSAGES,
@@ -14,6 +15,14 @@ from tunneld.proto.const import (
     REKEY_AFTER_MESSAGES,
 )
 from tunneld.proto.errors import Reason
+from tunneld.proto.handshake import (
+    Local,
+    Remote,
+    consume_initiation_untrusted,
+    consume_response_untrusted,
+    create_initiation,
+    create_response,
+)
 from tunneld.proto.payload import KEEPALIVE, BarePayload, KindPayload
 from tunneld.proto.profile import WIREGUARD, tunneld_profile
 from tunneld.proto.replay import ReplayWindow, Succession
@@ -281,16 +290,40 @@ class RecordingAead:
         return self.aead.encrypt(nonce, data, associated)
 
 
-def test_no_key_seals_twice_under_one_nonce_over_10000_restarts(profile):
+def restarts(profile, count, randomness):
+    """Both ends start `count` times with the same static keys, shake hands and seal; returns what was used."""
     recording = type("Recording", (RecordingAead,), {"used": set()})
-    random_bytes = random.Random(9).randbytes
-    for _ in range(10_000):
-        keys = random_bytes(32), random_bytes(32)
-        sender = session(replace(profile, aead=recording), True, ReplayWindow(), keys)
-        sender.seal_batch([b"", b""], 0.0)
-        sender.reserve_block()
-        sender.seal_batch([b""], 0.0)
-    assert len(recording.used) == 30_000
+    private = bytes(31) + b"\x41", bytes(31) + b"\x42"
+    for start in range(count):
+        draw = randomness(start)
+        ours, theirs = (Local(profile, key) for key in private)
+        sent = create_initiation(
+            ours, Remote(theirs.static.public), sender=1, timestamp=bytes(12), now=0.0, random=draw
+        )
+        received = consume_initiation_untrusted(theirs, sent.message, draw)
+        response, their_keys = create_response(theirs, Remote(ours.static.public), received, sender=1, now=0.0)
+        our_keys = consume_response_untrusted(ours, sent, response)
+        for keys in (our_keys, their_keys):
+            sender = session(replace(profile, aead=recording), True, ReplayWindow(), (keys.send, keys.receive))
+            sender.seal_batch([b"", b""], 0.0)
+            sender.reserve_block()
+            sender.seal_batch([b""], 0.0)
+    return recording.used
+
+
+def test_no_restart_seals_under_a_key_and_nonce_of_an_earlier_one(profile):
+    assert len(restarts(profile, 200, numbers)) == 200 * 2 * 3
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_no_restart_of_10000_seals_under_a_key_and_nonce_of_an_earlier_one(profile):
+    assert len(restarts(profile, 10_000, numbers)) == 10_000 * 2 * 3
+
+
+def test_a_repeated_key_and_nonce_would_be_noticed(profile):
+    with pytest.raises(AssertionError):
+        restarts(profile, 2, lambda start: numbers(0))
 
 
 def test_a_failure_while_sealing_spends_the_counters(profile):
