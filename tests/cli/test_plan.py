@@ -53,6 +53,18 @@ def test_a_device_that_is_to_be_made(plan, ip):
     assert ip("link") == before
 
 
+def test_no_key_is_read(plan):
+    sealed = TUN.replace('protocol = "plain"', 'private_key_file = "no.key"') + (
+        'public_key = "L+V9o0fNYkMVKNqsX7spBzD/9oSvxM/C7ZCZX1jLO3Q="\n'
+        "[[peer]]\n"
+        'name = "second"\n'
+        'public_key = "pOCSkraZt9iG6KMCGZqa5pVmUeEbyXiYLxI+1gWhYx0="\n'
+        'allowed_ips = ["10.30.0.0/16"]\n'
+    )
+    named = sealed.replace("[[peer]]", '[[peer]]\nname = "first"', 1)
+    assert plan(named) == (0, [*COMMANDS, "ip route add 10.30.0.0/16 dev t0 proto 250"], [])
+
+
 def test_the_commands_are_those_that_make_it(plan, ip):
     _, commands, _ = plan(TUN)
     for command in commands:

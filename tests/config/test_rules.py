@@ -6,6 +6,7 @@ import pytest
 
 from tests.config.bad import SEALED_CHANGES, B
 from tunneld.config import load
+from tunneld.proto.errors import ConfigErrors
 
 TCP = {"transport": "tcp"}
 TAP = {"mode": "tap", "allowed_ips": []}
@@ -95,18 +96,26 @@ def test_what_follows_from_a_fault_is_not_a_second_one(check, changes):
 def test_of_a_section_with_a_fault_only_its_values_are_judged(written, peer):
     path = written(**SEALED_CHANGES)
     path.write_text(path.read_text().replace("[[peer]]", peer).replace('"10.0.0.2/32"', '"10.0.0.2/33"'))
-    with pytest.raises(Exception, match="peer") as refusal:
+    with pytest.raises(ConfigErrors) as refusal:
         load(path)
     assert [error.key for error in refusal.value.errors] in ([f"[{peer.strip('[]')}]"], ["[peer]", "allowed_ips"])
 
 
-@pytest.mark.parametrize("section", ["[tunel]", "[[tunnel]]"])
-def test_a_section_that_nobody_reads_has_no_missing_keys(written, section):
-    path = written()
-    path.write_text(path.read_text().replace("[tunnel]", section))
-    with pytest.raises(Exception, match="tunnel") as refusal:
+@pytest.mark.parametrize(
+    ("changes", "given", "written_as"),
+    [
+        ({}, "[tunnel]", "[tunel]"),
+        ({}, "[tunnel]", "[[tunnel]]"),
+        ({"endpoint": []}, "[tunnel]", "[tunel]"),  # which may have a listen
+        ({**SEALED_CHANGES, **TAP}, "[interface]", "[interfaces]"),  # where the mode would be
+    ],
+)
+def test_a_section_that_nobody_reads_has_no_missing_keys(written, changes, given, written_as):
+    path = written(**changes)
+    path.write_text(path.read_text().replace(given, written_as))
+    with pytest.raises(ConfigErrors) as refusal:
         load(path)
-    assert [error.line for error in refusal.value.errors] == [1]
+    assert [error.key for error in refusal.value.errors] == [written_as]
 
 
 def test_routes_may_lie_inside_the_allowed_ips_of_any_peer(check):
