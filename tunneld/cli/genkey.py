@@ -33,6 +33,15 @@ def hand_out(key: Secret) -> int:
     """Print a new secret, once and to nowhere else, and clear it. Returns the exit code."""
     from tunneld.keys import encode
 
+    warn_of_readers()
+    try:
+        return put(encode(key.raw))
+    finally:
+        key.clear()
+
+
+def warn_of_readers() -> None:
+    """One line when standard output is a file that others can use."""
     mode = os.fstat(STDOUT).st_mode
     if stat.S_ISREG(mode) and mode & 0o077:
         print(
@@ -40,21 +49,18 @@ def hand_out(key: Secret) -> int:
             "chmod 600 it, and set umask 077 beforehand the next time",
             file=sys.stderr,
         )
-    try:
-        return put(encode(key.raw))
-    finally:
-        key.clear()
 
 
-def put(text: bytes) -> int:
+def put(text: bytes | bytearray, what: str = "key") -> int:
     """Write a line to standard output. Returns the exit code: half a key in a file must not pass for a success."""
     try:
         with open(STDOUT, "wb", closefd=False) as stream:
-            stream.write(text + b"\n")
+            stream.write(text)
+            stream.write(b"\n")
     except BrokenPipeError:
         raise
     except OSError as error:
-        why = f"{error.strerror}; what is there is no key, try again elsewhere"
+        why = f"{error.strerror}; what is there is no {what}, try again elsewhere"
         print(f"tunneld: standard output: {why}", file=sys.stderr)
         return 1
     return 0

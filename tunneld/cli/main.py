@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from keyword import iskeyword
 from typing import NoReturn
 
 from tunneld import __version__
@@ -17,8 +18,8 @@ from tunneld.proto.errors import ConfigError, ConfigErrors, DeviceError
 from tunneld.text import nearest, printable, quoted
 
 VERBS = (
-    "run", "check", "plan", "show", "down", "genkey", "pubkey", "genpsk", "device", "simpletun", "demo", "bench",
-    "completion",
+    "run", "check", "plan", "show", "down", "genkey", "pubkey", "genpsk", "import", "export", "device", "simpletun",
+    "demo", "bench", "completion",
 )  # fmt: skip
 
 
@@ -43,7 +44,7 @@ def parser(verbs: Sequence[str] = VERBS) -> Parser:
     top.add_argument("--version", action="version", version=f"tunneld {__version__}")
     actions = top.add_subparsers(title="verbs", metavar="VERB", dest="verb", required=True)
     for verb in verbs:
-        import_module(f"tunneld.cli.{verb}").register(actions)
+        import_module(f"tunneld.cli.{verb}{'_' if iskeyword(verb) else ''}").register(actions)
     return top
 
 
