@@ -17,6 +17,11 @@ addresses = ["10.0.0.1/24"]
 routes = ["10.20.0.0/16"]
 [[peer]]
 allowed_ips = ["10.20.0.0/16"]
+[[peer]]
+allowed_ips = [
+  "10.2.0.0/16",
+  "FD00:0::/64",
+]
 """
 
 
@@ -28,6 +33,30 @@ def test_the_line_of_a_key_or_of_its_section(key, line, tmp_path):
     path.write_text(TEXT)
     (found,) = locate(path, ConfigErrors([ConfigError(str(path), 0, key, "is in the way")])).errors
     assert str(found) == f"{path}:{line}: {key}: is in the way"
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ("there is a route already: fd00::/64 dev eth1; delete it, or take fd00::/64 out of it", 13),
+        ("take 10.2.0.0/16, for example, out of it", 12),
+        ("take 10.20.0.0/16 out of it", 9),
+        ("take 10.2.0.0/17 out of it", 9),
+    ],
+)
+def test_of_several_peers_the_one_with_the_prefix(message, line, tmp_path):
+    path = tmp_path / "office.toml"
+    path.write_text(TEXT)
+    (found,) = locate(path, ConfigErrors([ConfigError(str(path), 0, "allowed_ips", message)])).errors
+    assert found.line == line
+
+
+@pytest.mark.parametrize("peer", ["peer = 3", "peer = [3]", "[[peer]]", "[[peer]]\nallowed_ips = [3]"])
+def test_a_file_that_is_no_configuration_any_more_gives_the_line_it_can(peer, tmp_path):
+    path = tmp_path / "office.toml"
+    path.write_text(f"{peer}\n")
+    (found,) = locate(path, ConfigErrors([ConfigError(str(path), 0, "allowed_ips", "take 10.2.0.0/16")])).errors
+    assert found.line in (1, 2)
 
 
 @pytest.mark.parametrize("content", [None, "[tunnel"])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from tunneld.config import file
+from tunneld.config import fields, file
 from tunneld.config.document import Document, Faults, KeyPath
 from tunneld.proto.errors import ConfigError, ConfigErrors
 
@@ -25,5 +26,20 @@ def locate(path: Path, faults: ConfigErrors) -> ConfigErrors:
 
 
 def _located(document: Document, error: ConfigError) -> ConfigError:
-    line = document.line_of((*_SECTIONS.get(error.key, ("interface",)), error.key))
-    return document.faults.error(line, error.key, error.message)
+    path: KeyPath = (*_SECTIONS.get(error.key, ("interface",)), error.key)
+    if error.key == "allowed_ips":
+        # Of several peers it is the one whose prefix the message names.
+        words = {word.strip(",;") for word in error.message.split()}
+        path = next((place for place, prefix in _allowed_ips(document) if prefix in words), path)
+    return document.faults.error(document.line_of(path), error.key, error.message)
+
+
+def _allowed_ips(document: Document) -> Iterator[tuple[KeyPath, str]]:
+    peers = document.values.get("peer")
+    for index, peer in enumerate(peers if isinstance(peers, list) else ()):
+        prefixes = peer.get("allowed_ips") if isinstance(peer, dict) else None
+        for position, written in enumerate(prefixes if isinstance(prefixes, list) else ()):
+            try:
+                yield ("peer", index, "allowed_ips", position), str(fields.prefix(written))
+            except fields.Fault:
+                continue  # the file has changed since it was without faults
