@@ -15,7 +15,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import aclosing
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from tunneld.config import InterfaceConfig
 from tunneld.control import run_dir
@@ -28,7 +28,6 @@ from tunneld.netcfg.operation import spell
 from tunneld.proto.backoff import Backoff
 from tunneld.proto.const import ETHERNET_BYTES
 from tunneld.proto.errors import ConfigErrors, DeviceError
-from tunneld.proto.plain import PlainTunnel
 from tunneld.pump import Pump
 from tunneld.tasks import bare
 
@@ -41,13 +40,19 @@ log = logging.getLogger("tunneld.device")
 HELD = 10.0
 
 
+class Sized(Protocol):
+    """A tunnel that has to know the longest packet that the device takes, in bytes."""
+
+    max_packet: int
+
+
 class Attachment:
     """Keeps the device of one tunnel in the pump."""
 
     def __init__(
         self,
         pump: Pump,
-        tunnel: PlainTunnel,
+        tunnel: Sized,
         kernel: Kernel,
         interface: InterfaceConfig,
         *,

@@ -32,13 +32,37 @@ Handler = Callable[[], Mapping[str, Any]]
 
 
 class PeerStatus(TypedDict):
-    """The peer in a Status. Ages are whole or broken seconds, null while there is nothing to count from."""
+    """A peer in a Status. Ages are whole or broken seconds, null while there is nothing to count from.
+
+    What only sealed protocols know is null with plain.
+    """
 
     name: str
+    public_key: str | None
     endpoint: str | None
+    allowed_ips: list[str]
+    keepalive: int  # seconds, 0 for none
+    state: str  # as in Status
+    reason: str
     link: str | None  # "udp 192.0.2.1:55555 → 192.0.2.2:55555"
     connected_since: float | None
     last_received: float | None
+    latest_handshake: float | None
+    received_bytes: int | None
+    sent_bytes: int | None
+    round_trip: float | None  # seconds, smoothed
+    loss: float | None  # of the last 32 probes, 0 to 1
+    differences: list[str]  # sentences: settings on which the two ends do not agree
+
+
+class CauseStatus(TypedDict):
+    """Why something was refused, and what to do about it; `peer` is null for a stranger."""
+
+    cause: str
+    peer: str | None
+    count: int
+    last: float  # seconds ago
+    sentence: str
 
 
 class Status(TypedDict):
@@ -48,16 +72,19 @@ class Status(TypedDict):
     version: str
     protocol: str
     transport: str
+    cipher: str | None
+    public_key: str | None  # ours
     mode: str
     interface: str
     mtu: int | None
-    state: str  # down, listening, connecting or up
+    state: str  # down, listening, connecting or up: the best that one of the peers has
     reason: str
     since: float  # seconds in this state
     uptime: float  # seconds since the start
-    peer: PeerStatus
+    peers: list[PeerStatus]
     counters: dict[str, int]  # (device_read|device_written)_(packets|bytes), link_(sent|received)_(messages|bytes)
     drops: dict[str, int]  # by the value of their Reason
+    causes: list[CauseStatus]  # the latest first
 
 
 class ControlError(Exception):

@@ -19,13 +19,12 @@ import os
 import random
 import signal
 import socket
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
-from tunneld import __version__, instance
+from tunneld import instance
 from tunneld import log as logs
-from tunneld.advice import Advisor
 from tunneld.attachment import Attachment
 from tunneld.config import Config
 from tunneld.config.locate import locate
@@ -33,22 +32,14 @@ from tunneld.control import ControlServer, run_dir, socket_path
 from tunneld.edge import address, clock, netns, ports, sdnotify, tcp, udp
 from tunneld.edge.device import Device
 from tunneld.edge.trace import TracedDevice
+from tunneld.ends import Plain, Runs, Sealed
 from tunneld.links.state import PeerState, State
-from tunneld.links.tcp import TcpPeer
-from tunneld.links.udp import UdpPeer
 from tunneld.netcfg.model import KernelError, Wish
 from tunneld.proto.backoff import Backoff
 from tunneld.proto.errors import ConfigErrors, DeviceError
-from tunneld.proto.plain import PlainDatagramTunnel, PlainTunnel
-from tunneld.pump import Pump
 from tunneld.tasks import bare
 
 log = logging.getLogger("tunneld")
-
-IN_CLEAR = (
-    'protocol "plain": everything in this tunnel travels in clear and unauthenticated; '
-    "anybody on the way can read it, change it and send into it"
-)
 
 # Seconds after which a task that was cancelled is cancelled again. What is undone after it is not waited for: it is
 # taken up where it was left.
@@ -114,11 +105,8 @@ class Daemon:
         self._config = config
         self._device_class = TracedDevice if debug else Device
         self._kernel_changes = kernel_changes
-        kind = PlainTunnel if config.tunnel.transport == "tcp" else PlainDatagramTunnel
-        self._tunnel = kind(mode=config.interface.mode)
-        self._pump = Pump(self._tunnel, clock.now)
-        self._peer = PeerState(config.peer.name, clock.now, self._tell_systemd)
-        self._started = clock.now()
+        self._states = {peer.name: PeerState(peer.name, clock.now, self._tell_systemd) for peer in config.peers}
+        self._end = Sealed(config, self._states) if config.tunnel.sealed else Plain(config, self._states)
 
     async def main(self) -> None:
         """Run until a signal.
@@ -129,7 +117,6 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, stop.set)
-        log.warning(IN_CLEAR)
         async with AsyncExitStack() as stack:
             self._hold_name(stack)
             self._link = self._open_link(stack)
@@ -144,11 +131,12 @@ class Daemon:
                 running = [
                     tasks.create_task(self._link.run(), name="link"),
                     tasks.create_task(self._attachment.keep(), name="device"),
-                    tasks.create_task(Advisor(self._pump.drops, clock.now).run(), name="advice"),
+                    tasks.create_task(self._end.tell(), name="advice"),
                 ]
                 sdnotify.notify("READY=1")
                 await stop.wait()
                 log.info("stopping")
+                self._end.say_goodbye()
                 await end(running)
 
     def _hold_name(self, stack: AsyncExitStack) -> None:
@@ -161,14 +149,9 @@ class Daemon:
                 f"cannot use {directory}: {address.said(error)}; set RUNTIME_DIRECTORY to another directory"
             ) from None
 
-    def _open_link(self, stack: AsyncExitStack) -> TcpPeer | UdpPeer:
-        tunnel, endpoints = self._config.tunnel, self._config.peer.endpoints
-        sock = None if tunnel.listen is None else self._listen(stack)
-        if tunnel.transport == "tcp":
-            return TcpPeer(
-                self._pump, self._peer, listener=sock, endpoints=endpoints, clock=clock.now, random=random.random
-            )
-        return UdpPeer(self._pump, self._peer, bound=sock, endpoints=endpoints, clock=clock.now, random=random.random)
+    def _open_link(self, stack: AsyncExitStack) -> Runs:
+        sock = None if self._config.tunnel.listen is None else self._listen(stack)
+        return self._end.open_link(sock)
 
     def _listen(self, stack: AsyncExitStack) -> socket.socket:
         transport, listen = self._config.tunnel.transport, self._config.tunnel.listen
@@ -187,8 +170,8 @@ class Daemon:
         interface = self._config.interface
         namespace = None if interface.netns is None else self._open_namespace(interface.netns, stack)
         self._attachment = Attachment(
-            self._pump,
-            self._tunnel,
+            self._end.pump,
+            self._end.tunnel,
             await stack.enter_async_context(Kernel.open(namespace)),
             interface,
             wish=Wish.from_config(self._config) if self._kernel_changes else None,
@@ -223,41 +206,11 @@ class Daemon:
             ) from None
         stack.callback(server.close)
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> Mapping[str, Any]:
         """The answer to the request "status"; docs/OPERATING.md gives the meaning of each key."""
-        peer, pump = self._peer, self._pump
-        now = clock.now()
-        state, reason = self._state()
-        drops = {cause.value: count for cause, count in pump.drops().items()}
-        return {
-            "name": self._config.name,
-            "version": __version__,
-            "protocol": self._config.tunnel.protocol,
-            "transport": self._config.tunnel.transport,
-            "mode": self._config.interface.mode,
-            "interface": self._config.interface.name,
-            "mtu": self._attachment.mtu,
-            "state": state,
-            "reason": reason,
-            "since": now - peer.since,
-            "uptime": now - self._started,
-            "peer": {
-                "name": peer.name,
-                "endpoint": str(self._config.peer.endpoints[0]) if self._config.peer.endpoints else None,
-                "link": peer.link,
-                "connected_since": now - peer.since if peer.state is State.UP else None,
-                "last_received": None if pump.last_received is None else now - pump.last_received,
-            },
-            "counters": pump.totals(),
-            "drops": dict(sorted(drops.items())),
-        }
-
-    def _state(self) -> tuple[str, str]:
-        """The state of the tunnel and its reason: those of the peer, unless there is no device."""
-        if self._attachment.device is None:
-            return State.DOWN.value, self._attachment.trouble
-        return self._peer.state.value, self._peer.reason
+        return self._end.teller.status(mtu=self._attachment.mtu, trouble=self._attachment.trouble)
 
     def _tell_systemd(self) -> None:
-        state, reason = self._state()
-        sdnotify.notify(f"STATUS={state}: {reason}")
+        state, reason = self._end.teller.state()
+        trouble = self._attachment.trouble
+        sdnotify.notify(f"STATUS={State.DOWN.value if trouble else state.state.value}: {trouble or reason}")

@@ -5,9 +5,9 @@ Theory of operation
 - There is at most one device, and a port for each socket: one for all peers over UDP, one for each connection over
   TCP. Any may be absent. Packets that meet an absence are read and dropped, counted by reason.
 - Each readable event moves one batch and returns to the loop, so neither direction starves the other.
-- Back-pressure is one bit a port. One that could not send everything is `blocked`: its writer is armed, and the tunnel
-  keeps what is for it. While every port is blocked the device is not read; the kernel's transmit queue then fills and
-  drops, as it does for any slow link. What the peers send is read all the while.
+- Back-pressure is one bit a port. One that could not send everything is `blocked`: its writer is armed, and the
+  tunnel keeps what is for it. While every port is blocked the device is not read; the kernel's transmit queue then
+  fills and drops, as it does for any slow link. What the peers send is read all the while.
 - The tunnel is asked for what is due when its own deadline says so, half a second after any traffic, and every second
   while it has a deadline at all: the loop's clock stands still while the machine sleeps, and the tunnel's does not.
 - The pump never closes what it was given while the loop still watches it: a descriptor is taken off the

@@ -30,3 +30,14 @@ def nearest(word: str, known: Iterable[str]) -> str:
     import difflib
 
     return next(iter(difflib.get_close_matches(word[:LONGEST], list(known), n=1)), "")
+
+
+def duration(seconds: float) -> str:
+    """The two largest units of an age: "2 d 3 h", "45 s"."""
+    whole = max(0, int(seconds))
+    parts: list[str] = []
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")):
+        count, whole = divmod(whole, size)
+        if count or (unit == "s" and not parts):
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2])

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, cast
 
 from tunneld.cli.down import tunnel_name
 from tunneld.control import ControlError, NotRunning, request, run_dir, socket_path
-from tunneld.text import printable
+from tunneld.text import duration, printable
 
 if TYPE_CHECKING:
-    from tunneld.control import Status
+    from tunneld.control import PeerStatus, Status
 
 STATE_COLOURS = {"up": "32", "connecting": "33", "listening": "33", "down": "31"}
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
@@ -74,45 +74,61 @@ def lines(status: Status, colourful: bool = False) -> Iterable[str]:
     def paint(text: str, colour: str) -> str:
         return f"\x1b[{colour}m{text}\x1b[0m" if colourful else text
 
-    peer, counters, drops = status["peer"], status["counters"], status["drops"]
     clear = paint(" (in clear)", "33") if status["protocol"] == "plain" else ""
+    cipher = f", {status['cipher']}" if status["cipher"] else ""
     yield f"{paint('tunnel', '1')}: {paint(status['name'], '32')}"
-    yield f"  protocol: {status['protocol']} over {status['transport']}{clear}"
+    yield f"  protocol: {status['protocol']} over {status['transport']}{cipher}{clear}"
+    if status["public_key"]:
+        yield f"  public key: {status['public_key']}"
     mtu = "" if status["mtu"] is None else f", mtu {status['mtu']}"
     yield f"  interface: {status['interface']} ({status['mode']}{mtu})"
     state = paint(status["state"], STATE_COLOURS.get(status["state"], "0"))
-    yield f"  state: {state} for {_duration(status['since'])}: {printable(status['reason'])}"
-    yield f"  uptime: {_duration(status['uptime'])}"
-    yield ""
-    yield f"{paint('peer', '1')}: {paint(printable(peer['name']), '33')}"
-    yield f"  endpoint: {printable(peer['endpoint'] or '(it comes to us)')}"
-    if peer["link"] is not None:
-        yield f"  link: {printable(peer['link'])}"
-    if peer["connected_since"] is not None:
-        yield f"  connected: {_duration(peer['connected_since'])} ago"
-    if peer["last_received"] is not None:
-        yield f"  last received: {_duration(peer['last_received'])} ago"
+    yield f"  state: {state} for {duration(status['since'])}: {printable(status['reason'])}"
+    yield f"  uptime: {duration(status['uptime'])}"
+    counters, drops = status["counters"], status["drops"]
     received, sent = counters["link_received_bytes"], counters["link_sent_bytes"]
     yield f"  transfer: {_size(received)} received, {_size(sent)} sent"
     yield f"  packets: {counters['device_written_packets']} received, {counters['device_read_packets']} sent"
     if any(drops.values()):
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(drops.items()) if count)
         yield f"  dropped: {paint(reasons, '31')}"
+    for cause in status["causes"]:
+        yield f"  cause: {printable(cause['sentence'])} ({duration(cause['last'])} ago)"
+    for peer in status["peers"]:
+        yield ""
+        yield f"{paint('peer', '1')}: {paint(printable(peer['name']), '33')}"
+        yield from _peer_lines(peer)
+
+
+def _peer_lines(peer: PeerStatus) -> Iterable[str]:
+    if peer["public_key"] is not None:
+        yield f"  public key: {peer['public_key']}"
+    yield f"  endpoint: {printable(peer['endpoint'] or '(it comes to us)')}"
+    if peer["allowed_ips"]:
+        yield f"  allowed ips: {', '.join(peer['allowed_ips'])}"
+    yield f"  state: {peer['state']}: {printable(peer['reason'])}"
+    if peer["link"] is not None:
+        yield f"  link: {printable(peer['link'])}"
+    for key, label in (
+        ("connected_since", "connected"),
+        ("latest_handshake", "latest handshake"),
+        ("last_received", "last received"),
+    ):
+        age = cast("float | None", peer.get(key))
+        if age is not None:
+            yield f"  {label}: {duration(age)} ago"
+    if peer["received_bytes"] is not None and peer["sent_bytes"] is not None:
+        yield f"  transfer: {_size(peer['received_bytes'])} received, {_size(peer['sent_bytes'])} sent"
+    if peer["round_trip"] is not None:
+        yield f"  round trip: {peer['round_trip'] * 1000:.1f} ms, {(peer['loss'] or 0) * 100:.0f} % lost"
+    if peer["keepalive"]:
+        yield f"  persistent keepalive: every {peer['keepalive']} seconds"
+    for sentence in peer["differences"]:
+        yield f"  differs: {printable(sentence)}"
 
 
 def _colourful() -> bool:
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-
-
-def _duration(seconds: float) -> str:
-    """The two largest units of an age: "2 d 3 h", "45 s"."""
-    whole = max(0, int(seconds))
-    parts: list[str] = []
-    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")):
-        count, whole = divmod(whole, size)
-        if count or (unit == "s" and not parts):
-            parts.append(f"{count} {unit}")
-    return " ".join(parts[:2])
 
 
 def _size(count: int) -> str:

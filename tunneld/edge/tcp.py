@@ -34,6 +34,8 @@ NOTSENT_LOWAT = 128 * 1024
 USER_TIMEOUT_MS = 10_000
 KEEPALIVE = ((socket.TCP_KEEPIDLE, 5), (socket.TCP_KEEPINTVL, 3), (socket.TCP_KEEPCNT, 2))
 CONNECT_TIMEOUT = 10.0
+# Connections that wait for us to accept them.
+BACKLOG = 128
 # TCP_NOTSENT_LOWAT of linux/tcp.h, which the socket module does not name.
 TCP_NOTSENT_LOWAT = 25
 # struct tcp_info of linux/tcp.h: tcpi_last_data_recv and tcpi_last_ack_recv, in milliseconds.
@@ -172,7 +174,7 @@ def listen(endpoint: Endpoint) -> socket.socket:
     """A listening socket; on [::] it takes IPv4 too. Raises OSError (EADDRINUSE, EADDRNOTAVAIL, EACCES)."""
     sock = bind(endpoint, socket.SOCK_STREAM)
     try:
-        sock.listen(5)
+        sock.listen(BACKLOG)
     except OSError:
         sock.close()
         raise
@@ -199,17 +201,20 @@ def bind(endpoint: Endpoint, kind: socket.SocketKind) -> socket.socket:
 
 async def accept(listener: socket.socket) -> TcpLink:
     """The next connection. Raises LinkDown when it died at once, OSError when the system has no room for it."""
+    sock, _ = await accept_raw(listener)
+    return TcpLink(sock, opened_by_us=False)
+
+
+async def accept_raw(listener: socket.socket) -> tuple[socket.socket, Address]:
+    """The next connection and who opened it, non-blocking. Raises OSError when the system has no room for it."""
     loop = asyncio.get_running_loop()
     while True:
         # Wait even if somebody is there already: a flood of connections must not keep the loop to itself.
         await _ready(listener, loop.add_reader, loop.remove_reader)
-        try:
-            sock, _ = listener.accept()
-        except (BlockingIOError, InterruptedError):
-            continue
-        except ConnectionAbortedError as error:
-            raise LinkDown(addresses.said(error)) from None
-        return TcpLink(sock, opened_by_us=False)
+        with suppress(BlockingIOError, InterruptedError, ConnectionAbortedError):
+            sock, remote = listener.accept()
+            sock.setblocking(False)
+            return sock, addresses.normalise(remote)
 
 
 async def connect(target: Address, source: Address | None = None) -> TcpLink:

@@ -38,13 +38,14 @@ class PeerState:
         self.link: str | None = None
 
     def become(self, state: State, reason: str, *, link: str | None = None) -> None:
-        """Enter `state` because of `reason`; `link` describes the link that stands."""
-        if (state, reason, link) == (self.state, self.reason, self.link):
+        """Enter `state` because of `reason`. `link` describes the link that stands; alone it is not worth a line."""
+        self.link = link
+        if (state, reason) == (self.state, self.reason):
             return
         now = self._clock()
         if state is not self.state:
             self.since = now
-        self.state, self.reason, self.link = state, reason, link
+        self.state, self.reason = state, reason
         kind = f"peer {self.name}"
         if self._limited.log(logging.INFO, now, kind, "%s: %s: %s", kind, state.value, reason):
             self._changed()

@@ -22,20 +22,18 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
-from contextlib import suppress
-from ipaddress import ip_address
 from typing import NoReturn
 
 from tunneld.config import Endpoint
 from tunneld.edge import address as addresses
 from tunneld.edge import tcp
 from tunneld.edge.tcp import TcpLink
+from tunneld.links.dial import Dialler
 from tunneld.links.state import PeerState, State
 from tunneld.log import Limited
 from tunneld.proto.backoff import Backoff
 from tunneld.proto.errors import LinkDown, Reason
 from tunneld.proto.plain import opener_rank
-from tunneld.proto.source import Address
 from tunneld.pump import Pump
 
 log = logging.getLogger("tunneld.tcp")
@@ -72,13 +70,13 @@ class TcpPeer:
         self._state = state
         self._listener = listener
         self._endpoints = endpoints
+        self._dialler = Dialler(endpoints, listener)
         self._clock = clock
         self._backoff = Backoff(random)
         self._current: TcpLink | None = None
         self._idle = asyncio.Event()
         self._idle.set()
         self._why = "starting"
-        self._known: dict[Endpoint, set[str]] = {}
         self._stranger = asyncio.Event()
         self._limited = Limited(log, per_second=1)
 
@@ -105,43 +103,13 @@ class TcpPeer:
             await self._idle.wait()
             self._state.become(State.CONNECTING, self._why)
             try:
-                await self._carry(await self._connect_any())
+                await self._carry(await self._dialler.connect())
             except LinkDown as down:
                 self._why = str(down)
             delay = self._backoff.delay()
             if self._idle.is_set():
                 self._state.become(State.CONNECTING, f"{self._why}; trying again in {delay:.1f} s")
             await asyncio.sleep(delay)
-
-    async def _connect_any(self) -> TcpLink:
-        failure = LinkDown("no endpoint")
-        for endpoint in self._endpoints:
-            try:
-                targets = await self._resolve(endpoint)
-            except LinkDown as down:
-                failure = down
-                continue
-            for target in targets:
-                try:
-                    return await tcp.connect(target, self._source_for(target))
-                except LinkDown as down:
-                    failure = down
-        raise failure
-
-    async def _resolve(self, endpoint: Endpoint) -> list[Address]:
-        targets = await addresses.resolve(endpoint)
-        self._known[endpoint] = {target[0] for target in targets}
-        return targets
-
-    def _source_for(self, target: Address) -> Address | None:
-        """The address that we listen on, where it can reach `target`; any port."""
-        if self._listener is None:
-            return None
-        local = self._listener.getsockname()
-        ours, theirs = ip_address(local[0]), ip_address(target[0])
-        if ours.is_unspecified or ours.version != theirs.version or ours.is_loopback != theirs.is_loopback:
-            return None
-        return (local[0], 0, *local[2:])
 
     async def _serve_forever(self, listener: socket.socket) -> NoReturn:
         """Listening only: one connection after the other."""
@@ -156,7 +124,7 @@ class TcpPeer:
         async with asyncio.TaskGroup() as connections:
             while True:
                 link = await _accept(listener)
-                if any(link.remote[0] in hosts for hosts in self._known.values()):
+                if self._dialler.knows(link.remote[0]):
                     connections.create_task(self._carry_accepted(link), name="carry")
                 else:
                     self._refuse(link)
@@ -176,9 +144,7 @@ class TcpPeer:
 
     async def _learn_forever(self) -> NoReturn:
         while True:
-            for endpoint in self._endpoints:
-                with suppress(LinkDown):  # what was known of it stays
-                    await self._resolve(endpoint)
+            await self._dialler.learn()
             await asyncio.sleep(LEARN_PAUSE)
             self._stranger.clear()
             await self._stranger.wait()

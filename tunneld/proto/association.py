@@ -229,7 +229,8 @@ class Association:
             if timer is Timer.RETRANSMIT_HANDSHAKE:
                 self._retry(now)
             elif timer is Timer.NEW_HANDSHAKE:
-                answered = self.peer.latest_handshake is not None and self._unanswered == 0
+                handshake, data = self.peer.latest_handshake, self.peer.latest_received
+                answered = handshake is not None and (data is None or data < handshake)
                 self._station.events.append(Unanswered(self.peer.name, answered))
                 self.initiate(now)
             else:

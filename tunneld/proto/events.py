@@ -50,7 +50,7 @@ class Unconfirmed:
 
 @dataclass(frozen=True, slots=True)
 class Unanswered:
-    """What we sent for 15 s stayed unanswered. `answered` says that the handshake before it was completed."""
+    """What we sent for 15 s stayed unanswered. `answered` says that all we ever got is the last handshake."""
 
     peer: str
     answered: bool

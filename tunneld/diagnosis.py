@@ -1,0 +1,210 @@
+"""What happens to the peers of a sealed tunnel, told to the operator: their states, and why something is refused.
+
+Strangers get silence; the operator gets the cause, with what to do about it: once a minute at most for each cause and
+peer in the log, and at any time in `tunneld show`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any, Protocol
+
+from tunneld.edge import address as addresses
+from tunneld.keys import PublicKey
+from tunneld.links.state import PeerState, State
+from tunneld.proto import events
+from tunneld.proto.errors import Reason
+from tunneld.proto.source import Address
+from tunneld.text import duration, quoted
+
+log = logging.getLogger("tunneld.peer")
+
+# A cause that was told is not told again for so many seconds.
+QUIET = 60.0
+
+# What an initiator can know when nothing comes back.
+NO_ANSWER = "host down, filtered, their key for us wrong, or mode/cipher/protocol differ"
+
+# Refusals that say something to an operator. The others are counted only: noise, and what a restart or a lossy
+# network brings about by itself.
+SENTENCES = {
+    Reason.BAD_MAC1: "handshake from {who} was made for another public key than ours ({ours}), or is noise; "
+    "compare public_key there",
+    Reason.UNKNOWN_PEER: "unknown peer public key {key} from {who}; add a [[peer]] with it here, or remove us there",
+    Reason.BAD_INITIATION: "handshake from {who} is for our key, but made by another protocol, or noise",
+    Reason.BAD_RESPONSE: "peer {peer}: handshake answered but preshared_key differs; set the same at both ends",
+    Reason.OLD_TIMESTAMP: "peer {peer}: timestamp {age} older than the last accepted: its clock went back, or a "
+    "replay; set its clock, or restart tunneld here",
+    Reason.OTHER_SETTINGS: "peer at {who} speaks {spoken}, here it is {settings}; set protocol, mode and cipher alike",
+    Reason.WRONG_SOURCE: "peer {peer}: dropped inner source {source} (not in its allowed_ips), {count} so far; add it "
+    "if it belongs there",
+    Reason.NO_ROUTE: "no peer has {destination} in allowed_ips, {count} packets dropped so far; add it to a peer",
+    Reason.NO_COOKIE: "under load: handshakes come faster than they can be answered, the last from {who}; senders "
+    "have to prove their address now",
+    Reason.STORM: "peer {peer}: more than 1,000 broadcast frames a second, {count} dropped so far; look for a loop",
+    Reason.MAC_LIMIT: "peer {peer}: more hosts than it may have behind it, {count} frames dropped so far",
+    Reason.MAC_TAKEN: "peer {peer}: sends as a host that is behind another peer, {count} frames dropped so far",
+}
+
+
+class Link(Protocol):
+    """What a link is asked for here."""
+
+    @property
+    def remote(self) -> Address: ...
+
+
+@dataclass(slots=True)
+class Case:
+    """One cause and what it did: `peer` is "" for strangers; `last` is in CLOCK_BOOTTIME seconds."""
+
+    cause: str
+    peer: str
+    sentence: str
+    count: int
+    last: float
+    told: float
+
+
+class Diagnosis:
+    """Takes the events of a tunnel, in their order. `settings` names what is configured here."""
+
+    def __init__(
+        self, states: Mapping[str, PeerState], *, ours: PublicKey, settings: str, clock: Callable[[], float]
+    ) -> None:
+        self._states = states
+        self._ours = ours
+        self._settings = settings
+        self._clock = clock
+        self._cases: dict[tuple[str, str], Case] = {}
+
+    def cases(self) -> Sequence[Case]:
+        """Every cause so far, the latest first."""
+        return sorted(self._cases.values(), key=lambda case: -case.last)
+
+    def take(self, event: events.Event) -> None:
+        """Tell what `event` means."""
+        match event:
+            case events.Refused():
+                self._refused(event)
+            case events.Initiated(attempt=1):
+                if self._states[event.peer].state is not State.UP:
+                    text = f"handshake initiation sent to {_who(event.link)}"
+                    self._states[event.peer].become(State.CONNECTING, text)
+            case events.Initiated():
+                text = f"no answer from {_who(event.link)} ({event.attempt} tries): {NO_ANSWER}"
+                self.trouble(event.peer, "no-answer", text)
+            case events.GaveUp():
+                text = (
+                    f"no answer to {event.attempts} handshake initiations; the next packet or keepalive tries again"
+                )
+                self._states[event.peer].become(State.DOWN, text)
+            case events.Unconfirmed():
+                self._note("unconfirmed", event.peer, _unconfirmed(event), 1)
+            case events.Unanswered(answered=True):
+                text = f"peer {quoted(event.peer)}: handshakes complete but nothing returns: {_BEHIND}"
+                self._note("nothing-returns", event.peer, text, 1)
+            case events.Unanswered():
+                text = "nothing came back for 15 s; a new handshake begins"
+                self._states[event.peer].become(State.CONNECTING, text)
+            case _:
+                self._tell_state(event)
+
+    def trouble(self, peer: str, cause: str, text: str) -> None:
+        """The peer cannot be reached, because of `text`."""
+        self._states[peer].become(State.CONNECTING, text)
+        self._note(cause, peer, f"peer {quoted(peer)}: {text}", 1, logged=False)
+
+    def _tell_state(self, event: events.Event) -> None:
+        match event:
+            case events.Established() | events.Moved():
+                link = event.link
+                self._states[event.peer].become(State.UP, f"session with {_who(link)}", link=str(link))
+            case events.Restarted():
+                log.info("peer %s: was restarted", quoted(event.peer))
+            case events.Compared():
+                for difference in event.differences:
+                    text = f"peer {quoted(event.peer)}: {difference.sentence}"
+                    self._note(f"{difference.field}-differs", event.peer, text, 1)
+            case events.SaidGoodbye():
+                self._states[event.peer].become(State.DOWN, "peer shut down")
+            case events.Forgotten():
+                text = "idle, so its keys are dropped; the next packet begins a handshake"
+                self._states[event.peer].become(State.LISTENING, text)
+
+    def _refused(self, refused: events.Refused) -> None:
+        sentence = SENTENCES.get(refused.reason)
+        if sentence is None or (refused.reason is Reason.NO_ROUTE and _is_chatter(refused.detail)):
+            return
+        cause = refused.reason.value
+        earlier = self._cases.get((cause, refused.peer))
+        count = refused.count + (earlier.count if earlier else 0)
+        text = sentence.format(
+            who=_who(refused.link),
+            ours=self._ours,
+            peer=quoted(refused.peer),
+            settings=self._settings,
+            count=count,
+            **_details(refused),
+        )
+        self._note(cause, refused.peer, text, refused.count)
+
+    def _note(self, cause: str, peer: str, sentence: str, count: int, *, logged: bool = True) -> None:
+        now = self._clock()
+        case = self._cases.setdefault((cause, peer), Case(cause, peer, "", 0, now, now - QUIET))
+        case.sentence, case.count, case.last = sentence, case.count + count, now
+        if logged and now - case.told >= QUIET:
+            case.told = now
+            log.warning("%s", sentence)
+
+
+_BEHIND = "check routes and firewall behind it"
+
+
+def _unconfirmed(event: events.Unconfirmed) -> str:
+    return (
+        f"peer {quoted(event.peer)}: {event.responses} handshakes answered, but it never confirms: "
+        "preshared_key differs, or our answers do not reach it"
+    )
+
+
+def _who(link: Any) -> str:
+    return "?" if link is None else addresses.text(link.remote)
+
+
+def _details(refused: events.Refused) -> dict[str, str]:
+    detail = refused.detail
+    match refused.reason:
+        case Reason.UNKNOWN_PEER if isinstance(detail, bytes):
+            return {"key": str(PublicKey(detail))}
+        case Reason.OLD_TIMESTAMP if isinstance(detail, float):
+            return {"age": duration(detail) if detail >= 1 else "no newer, that is 0 s"}
+        case Reason.OTHER_SETTINGS:
+            return {"spoken": str(detail)}
+        case Reason.WRONG_SOURCE | Reason.NO_ROUTE if isinstance(detail, bytes):
+            source, destination = _addresses(detail)
+            return {"source": source, "destination": destination}
+    return {}
+
+
+def _addresses(header: bytes) -> tuple[str, str]:
+    """Source and destination of an IP packet, by its first 40 bytes."""
+    version = header[0] >> 4 if header else 0
+    if version == 4 and len(header) >= 20:
+        return str(ip_address(header[12:16])), str(ip_address(header[16:20]))
+    if version == 6 and len(header) >= 40:
+        return str(ip_address(header[8:24])), str(ip_address(header[24:40]))
+    return "that is no IP address", "what is no IP packet"
+
+
+def _is_chatter(header: object) -> bool:
+    """Whether a packet goes to a group or to the neighbours only: every kernel sends such, and nobody misses them."""
+    _, destination = _addresses(header) if isinstance(header, bytes) else ("", "")
+    try:
+        address = ip_address(destination)
+    except ValueError:
+        return True
+    return address.is_multicast or address.is_link_local or str(address) == "255.255.255.255"

@@ -1,0 +1,164 @@
+"""The peers of a sealed tunnel over UDP: one socket for all of them.
+
+Theory of operation
+
+- One socket serves for the whole run; it is opened anew, after a jittered delay, only if it breaks.
+- A peer with endpoints is called at the start, so that what is wrong shows before the first packet is lost. Its
+  names are resolved again whenever two initiations stayed unanswered, and the next address has its turn.
+- Where a peer is that calls us, the tunnel learns from authentic data alone; it moves there too. A peer that roamed
+  and stays silent is called at its endpoints again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Mapping
+from typing import NoReturn
+
+from tunneld.config import PeerConfig
+from tunneld.diagnosis import Diagnosis
+from tunneld.edge import address as addresses
+from tunneld.edge import udp
+from tunneld.edge.udpport import UdpPath, UdpPort
+from tunneld.links.state import PeerState, State
+from tunneld.proto.backoff import Backoff
+from tunneld.proto.datagrams import DatagramTunnel
+from tunneld.proto.errors import LinkDown
+from tunneld.proto.events import Initiated
+from tunneld.proto.peer import Peer
+from tunneld.proto.source import Address
+from tunneld.pump import Pump
+from tunneld.tasks import bare
+
+# How often events are told, in seconds; a flood of them is one by then.
+TICK = 0.2
+# So many initiations go to one address before the next has its turn.
+TRIES = 2
+
+
+class DatagramPeers:
+    """Keeps the socket in the pump, and tells the tunnel where its peers are."""
+
+    def __init__(
+        self,
+        pump: Pump,
+        tunnel: DatagramTunnel,
+        configured: Mapping[str, PeerConfig],
+        states: Mapping[str, PeerState],
+        diagnosis: Diagnosis,
+        *,
+        bound: socket.socket | None,
+        clock: Callable[[], float],
+        random: Callable[[], float],
+    ) -> None:
+        """Takes over `bound`, the listening socket."""
+        self._pump = pump
+        self._tunnel = tunnel
+        self._configured = configured
+        self._states = states
+        self._diagnosis = diagnosis
+        self._bound = bound
+        self._clock = clock
+        self._backoff = Backoff(random)
+        self._turns = {peer.name: asyncio.Event() for peer in tunnel.peers}
+
+    async def run(self) -> NoReturn:
+        """Serve until cancelled; then nothing of ours is open."""
+        try:
+            while True:
+                try:
+                    await self._serve()
+                except LinkDown as down:
+                    delay = self._backoff.delay()
+                    for state in self._states.values():
+                        state.become(State.DOWN, f"{down}; trying again in {delay:.1f} s")
+                    await asyncio.sleep(delay)
+        finally:
+            if self._bound is not None:
+                self._bound.close()
+
+    async def _serve(self) -> None:
+        """Carry packets until the socket breaks. Raises LinkDown."""
+        try:
+            port = UdpPort(udp.open_unbound() if self._bound is None else self._bound.dup())
+        except OSError as error:
+            raise LinkDown(addresses.said(error)) from None
+        with bare(LinkDown):
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._pump.carry(port), name="carry")
+                for peer in self._tunnel.peers:
+                    self._find_again(peer, port)
+                    if self._configured[peer.name].endpoints:
+                        tasks.create_task(self._follow(peer, port), name=f"follow {peer.name}")
+                    elif peer.association is not None and peer.association.link is None:
+                        waiting = f"waiting on udp {addresses.text(port.local)}"
+                        self._states[peer.name].become(State.LISTENING, waiting)
+                tasks.create_task(self._tell_forever(port), name="tell")
+
+    def _find_again(self, peer: Peer, port: UdpPort) -> None:
+        """The peer is where it was when the last socket broke."""
+        assert peer.association is not None
+        if isinstance(peer.association.link, UdpPath):
+            peer.association.link = port.path(peer.association.link.remote)
+
+    async def _follow(self, peer: Peer, port: UdpPort) -> NoReturn:
+        """Call the peer at its endpoints, each in turn."""
+        backoff, state = Backoff(lambda: 1.0), self._states[peer.name]
+        turn = 0
+        while True:
+            try:
+                targets = await self._resolve(self._configured[peer.name], port)
+            except LinkDown as down:
+                delay = backoff.delay()
+                state.become(State.CONNECTING, f"{down}; trying again in {delay:.1f} s")
+                await asyncio.sleep(delay)
+                continue
+            backoff.reset()
+            association = peer.association
+            assert association is not None
+            association.link = port.path(targets[turn % len(targets)])
+            if turn == 0:
+                association.initiate(self._clock())
+                self._pump.kick()
+            self._turns[peer.name].clear()
+            await self._turns[peer.name].wait()
+            turn += 1
+
+    async def _resolve(self, peer: PeerConfig, port: UdpPort) -> list[Address]:
+        """The addresses of all endpoints, in order, that the socket can reach. Raises LinkDown if there is none."""
+        reachable: dict[Address, None] = {}
+        failure = LinkDown("no endpoint")
+        for endpoint in peer.endpoints:
+            try:
+                for target in await addresses.resolve(endpoint):
+                    port.path(target)
+                    reachable[target] = None
+            except LinkDown as down:
+                failure = down
+        if not reachable:
+            raise failure
+        return list(reachable)
+
+    async def _tell_forever(self, port: UdpPort) -> NoReturn:
+        while True:
+            while (event := self._tunnel.poll_event()) is not None:
+                self._diagnosis.take(event)
+                if isinstance(event, Initiated) and event.attempt % TRIES == 0:
+                    self._turns[event.peer].set()
+            while (trouble := port.poll_trouble()) is not None:
+                self._tell_trouble(*trouble)
+            for state in self._states.values():
+                state.settle()
+            await asyncio.sleep(TICK)
+
+    def _tell_trouble(self, remote: Address, said: str) -> None:
+        """What ICMP says of a peer that we are calling; it is easily forged, so one that answers is not concerned."""
+        for peer in self._tunnel.peers:
+            link = None if peer.association is None else peer.association.link
+            if isinstance(link, UdpPath) and link.remote == remote and self._states[peer.name].state is not State.UP:
+                where = addresses.text(remote)
+                text = f"{where}: {said}"
+                if said == "Connection refused":
+                    text = f"port unreachable: nothing listens on UDP {where} there"
+                self._diagnosis.trouble(peer.name, "unreachable", text)
