@@ -4,9 +4,12 @@ model     the records
 file      which file, and may it be trusted
 document  its text, its lines, its faults
 fields    what one value may be
+keyfiles  the same for the files of the keys
 table     one section
 load      the sections together
 rules     what values must be to each other
+endpoints what endpoints must be to everything else
+locate    the lines of what only the kernel could find
 """
 
 from tunneld.config.file import resolve
