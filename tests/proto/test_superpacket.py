@@ -126,7 +126,7 @@ def test_a_header_that_disagrees_with_its_packet_is_malformed(flow, wrong):
     assert refused(one, flow.slices(payload, 10, **wrong)[0], 0) is Reason.MALFORMED
 
 
-@pytest.mark.parametrize("wrong", [{"flags": 2}, {"csum_start": 0}, {"csum_offset": 6}])
+@pytest.mark.parametrize("wrong", [{"flags": 2}, {"flags": 3}, {"csum_start": 0}, {"csum_offset": 6}])
 def test_the_header_of_a_single_packet_is_compared_as_well(wrong):
     assert refused(segments, TCP4.super_packet(b"x", 0, gso_type=0, **wrong)) is Reason.MALFORMED
 
@@ -135,7 +135,7 @@ def test_what_cannot_be_parsed_gets_no_checksum():
     icmp = bytes.fromhex("01000000000014000600") + b"\x45\x00\x00\x1c" + bytes(5) + b"\x01" + bytes(18)
     assert refused(segments, icmp) is Reason.MALFORMED
     arp = bytes.fromhex("0100000000000e000600") + bytes(12) + b"\x08\x06" + bytes(46)
-    assert refused(segments, arp, ethernet=True) is Reason.NOT_IP
+    assert refused(segments, arp, ethernet=True) is Reason.MALFORMED
 
 
 @pytest.mark.parametrize("flow", KINDS, ids=NAMES)
@@ -178,6 +178,8 @@ def test_a_share_of_any_other_length_drops_the_slice(flow):
     assert refused(one, slices[2], 1, ethernet=frame) is Reason.TRUNCATED
     assert refused(one, slices[1], 2, ethernet=frame) is Reason.MALFORMED
     assert refused(one, slices[1], 64 + 3, ethernet=frame) is Reason.MALFORMED
+    headers = flow.slices(bytes(20), 10)[0][:-10]
+    assert refused(one, headers, 2, ethernet=frame) is Reason.MALFORMED, "there is nothing behind the last"
     for size in range(10 + flow.payload):
         assert refused(one, slices[0][:size], 0, ethernet=frame) is Reason.TRUNCATED
 
@@ -200,8 +202,11 @@ def junk_of(choose):
     size, number = choose.choice((1, 10, 100, 536, 1300)), choose.choice((0, 0, 1, 5))
     payload = bytes(choose.randint(number * size + 1, choose.choice((10, 60, 65)) * size) % 65_000)
     kind = choose.choice((flow.gso_type, flow.gso_type, 0))
-    slices = flow.slices(payload, size, gso_type=kind)
-    body = bytearray(choose.choice((flow.super_packet(payload, size, gso_type=kind), slices[number % len(slices)])))
+    if choose.random() < 0.5:
+        body = bytearray(flow.super_packet(payload, size, gso_type=kind))
+    else:
+        slices = flow.slices(payload, size, gso_type=kind)
+        body = bytearray(slices[number % len(slices)])
     for _ in range(choose.choice((0, 1, 1, 2, 5))):
         at = choose.randrange(min(len(body), choose.choice((10, 10 + flow.payload, len(body)))))
         body[at] = choose.choice((0, 1, 6, 17, 0xFF, body[at] ^ 1 << choose.randrange(8), choose.randrange(256)))

@@ -81,13 +81,15 @@ def layout_untrusted(packet: memoryview, *, ethernet: bool) -> Layout:
 
     Accepted is TCP or UDP directly behind IPv4, or behind IPv6 without extension headers; with `ethernet`, in a
     frame with at most one 802.1Q tag. Raises BadPacket: TRUNCATED if a header is not whole or the stated length
-    does not hold it, NOT_IP, MALFORMED for a fragment, another protocol, or headers that disagree.
+    does not hold it, NOT_IP without a frame, MALFORMED for a fragment, another protocol, or headers that disagree.
     """
     network, said = _ethernet_untrusted(packet) if ethernet else (0, None)
     ip = packet[network:]
     if len(ip) < IPV4_HEADER_BYTES:
         raise BadPacket(Reason.TRUNCATED)
     version = ip[0] >> 4
+    if said not in (None, version):
+        raise BadPacket(Reason.MALFORMED)
     if version == 4:
         size, protocol, stated = (ip[0] & 0xF) * 4, ip[9], _u16(ip, 2)
         if size < IPV4_HEADER_BYTES or _u16(ip, 6) & _FRAGMENT:
@@ -96,8 +98,6 @@ def layout_untrusted(packet: memoryview, *, ethernet: bool) -> Layout:
         size, protocol, stated = IPV6_HEADER_BYTES, ip[6], IPV6_HEADER_BYTES + _u16(ip, 4)
     else:
         raise BadPacket(Reason.NOT_IP)
-    if said not in (None, version):
-        raise BadPacket(Reason.MALFORMED)
     transport, end = network + size, network + stated
     payload = transport + _transport_size_untrusted(packet[transport:], protocol)
     if payload > end or payload > len(packet):
@@ -116,7 +116,7 @@ def _ethernet_untrusted(frame: memoryview) -> tuple[int, int]:
         raise BadPacket(Reason.TRUNCATED)
     version = _IP_VERSIONS.get(_u16(frame, size - 2))
     if version is None:
-        raise BadPacket(Reason.NOT_IP)
+        raise BadPacket(Reason.MALFORMED)
     return size, version
 
 

@@ -131,8 +131,6 @@ def _split_untrusted(view: memoryview) -> tuple[_VirtioHeader, memoryview]:
     if len(view) < VIRTIO_HEADER.size:
         raise BadPacket(Reason.TRUNCATED)
     flags, gso_type, _, gso_size, csum_start, csum_offset = VIRTIO_HEADER.unpack_from(view)
-    if flags not in (0, NEEDS_CSUM):
-        raise BadPacket(Reason.MALFORMED)
     return _VirtioHeader(flags, gso_type, gso_size, csum_start, csum_offset), view[VIRTIO_HEADER.size :]
 
 
