@@ -229,6 +229,13 @@ def test_a_full_disk_leaves_nothing_behind(conf, tmp_path, namespaces, capfd):
     assert (printed.out, printed.err) == ("", "tunneld: disk: No space left on device; write elsewhere\n")
 
 
+def test_force_replaces_no_directory(conf, tmp_path, capfd):
+    (tmp_path / "wg0.toml").mkdir()
+    assert main(["import", conf(PHONE), "--force"]) == 1
+    assert capfd.readouterr().err == "tunneld: wg0.toml: Is a directory; write elsewhere\n"
+    assert {path.name for path in tmp_path.iterdir()} == {"wg0.conf", "wg0.key", "wg0.toml"}
+
+
 # --- what is refused
 
 

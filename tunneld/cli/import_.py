@@ -59,7 +59,8 @@ def run(args: argparse.Namespace) -> int:
         try:
             _write(target, _mode(conf.interface), text, secrets, force=args.force)
         except OSError as error:
-            print(f"tunneld: {error.filename or target.parent}: {error.strerror}; write elsewhere", file=sys.stderr)
+            where = error.filename2 or error.filename or target.parent
+            print(f"tunneld: {where}: {error.strerror}; write elsewhere", file=sys.stderr)
             return 1
         _tell(source, conf.interface)
         _judge(target, whole=conf.interface.private_key is not None)
