@@ -24,6 +24,7 @@ LAYERS = (
     (
         "tunneld.config",
         "tunneld.keys",
+        "tunneld.sealed",
         "tunneld.wgconf",
         "tunneld.netcfg",
         "tunneld.netcfg.model",
@@ -44,7 +45,8 @@ LAYERS = (
         "tunneld.stampfile",
     ),
     ("tunneld.pump",),
-    ("tunneld.links", "tunneld.attachment"),
+    ("tunneld.links", "tunneld.attachment", "tunneld.diagnosis"),
+    ("tunneld.status", "tunneld.ends"),
     ("tunneld.daemon",),
     ("tunneld.lab",),
     ("tunneld.cli",),

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import cast
 
 from tunneld.config import Config, PeerConfig
+from tunneld.proto.association import Association
 from tunneld.proto.const import DATAGRAM_BYTES, ETHERNET_BYTES, MAX_PACKET_BYTES, PREFIX_BYTES
 from tunneld.proto.datagrams import DatagramTunnel
 from tunneld.proto.handshake import NO_PRESHARED_KEY, Local, Remote
@@ -36,7 +37,7 @@ def build(config: Config, stamp: Callable[[], bytes], now: float) -> DatagramTun
     """The tunnel of `config`, which has keys. `stamp` gives the TAI64N label of a new initiation."""
     tunnel, mode = config.tunnel, cast("Mode", config.interface.mode)
     assert tunnel.private_key is not None
-    station = Station(
+    station: Station[Association] = Station(
         Local(profile_of(config), bytes(tunnel.private_key.raw)),
         mode=mode,
         random=os.urandom,

@@ -31,7 +31,7 @@ from tunneld.links.state import PeerState, State
 from tunneld.links.tcp import ACCEPT_PAUSE, HELD, SILENCE, WATCH_PAUSE
 from tunneld.proto.backoff import Backoff
 from tunneld.proto.errors import BadPacket, LinkDown
-from tunneld.proto.events import SaidGoodbye, Superseded
+from tunneld.proto.events import SaidGoodbye, Stalled, Superseded
 from tunneld.proto.peer import Peer
 from tunneld.proto.streams import StreamTunnel
 from tunneld.proto.wire import INITIATION
@@ -262,6 +262,8 @@ class StreamPeers:
             self._diagnosis.take(event)
             if isinstance(event, Superseded) and isinstance(event.link, TcpLink):
                 self._pump.end(event.link, LinkDown("another connection to the peer took its place"))
+            elif isinstance(event, Stalled) and isinstance(event.link, TcpLink):
+                self._pump.end(event.link, LinkDown("no answer to our handshake on a connection that stands"))
             elif isinstance(event, SaidGoodbye):
                 self._left.add(event.peer)
 

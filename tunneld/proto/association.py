@@ -16,10 +16,9 @@ Theory of operation
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
 
 from tunneld.proto import handshake
-from tunneld.proto.const import MAX_TIMER_HANDSHAKES, REKEY_TIMEOUT
+from tunneld.proto.const import MAX_TIMER_HANDSHAKES, REKEY_ATTEMPT_TIME, REKEY_TIMEOUT
 from tunneld.proto.controlchannel import (
     ControlMessage,
     Echo,
@@ -40,6 +39,7 @@ from tunneld.proto.events import (
     Moved,
     Restarted,
     SaidGoodbye,
+    Stalled,
     Unanswered,
     Unconfirmed,
 )
@@ -47,20 +47,12 @@ from tunneld.proto.framing import Buffer
 from tunneld.proto.handshake import ReceivedInitiation, SentInitiation, TransportKeys
 from tunneld.proto.keyslots import KeySlots
 from tunneld.proto.payload import KEEPALIVE, KindPayload
-from tunneld.proto.peer import Peer
+from tunneld.proto.peer import Link, Peer
 from tunneld.proto.replay import ReplayWindow, Succession
 from tunneld.proto.session import Session
 from tunneld.proto.staging import Staging
 from tunneld.proto.station import Station
 from tunneld.proto.timers import Timer, Timers
-
-
-class Link(Protocol):
-    """The way to a peer, as far as it matters here."""
-
-    @property
-    def blocked(self) -> bool:
-        """Whether it takes no more for now."""
 
 
 class Association:
@@ -71,7 +63,7 @@ class Association:
     Of a connection, `opened_by_us` says who connected, and `established` whether both ends ever had keys on it.
     """
 
-    def __init__(self, station: Station, peer: Peer, *, link: Link | None, stream: bool) -> None:
+    def __init__(self, station: Station[Association], peer: Peer, *, link: Link | None, stream: bool) -> None:
         self.peer = peer
         self.link = link
         self.slots = KeySlots()
@@ -135,10 +127,10 @@ class Association:
         self._initiate(now)
 
     def _initiate(self, now: float) -> None:
-        if self.link is None or now - self._initiated < REKEY_TIMEOUT:
+        if self.link is None or now - self._initiated < REKEY_TIMEOUT or (self._stream and self.waits):
             return
         station = self._station
-        self._drop_initiation()
+        self.drop_initiation()
         self._sent = handshake.create_initiation(
             station.local,
             self.peer.remote,
@@ -150,8 +142,20 @@ class Association:
         self._initiated = now
         self._unanswered += 1
         self._put([self._sent.message])
-        self._timers.handshake_initiated(now)
+        self._timers.handshake_initiated(now, REKEY_ATTEMPT_TIME if self._stream else REKEY_TIMEOUT)
         station.events.append(Initiated(self.peer.name, self.link, self._unanswered))
+
+    @property
+    def waits(self) -> bool:
+        """Whether an initiation of ours is without an answer."""
+        return self._sent is not None
+
+    def drop_initiation(self) -> None:
+        """Expect no answer any more; harmless if none is expected."""
+        if self._sent is not None:
+            self._station.indices.free(self._sent.sender)
+            self._sent = None
+        self._timers.handshake_complete()
 
     def consume_response_untrusted(self, message: Buffer, now: float) -> None:
         """Finish our handshake. Raises BadPacket, and then goes on waiting."""
@@ -206,7 +210,7 @@ class Association:
         self._move(link)
         if self.slots.opened_with(session):
             self._complete(session, now)
-        unpacked = peer.payload.unpack_untrusted(opened.plaintexts)
+        unpacked = peer.payload.unpack_untrusted(opened.plaintexts, None if self._stream else opened.counters)
         if unpacked.packets:
             self._timers.data_received(now)
         else:
@@ -242,7 +246,7 @@ class Association:
 
     def forget(self) -> None:
         """Drop all keys and all that waits for some."""
-        self._drop_initiation()
+        self.drop_initiation()
         self._free(self.slots.forget())
         self._purge()
         self._timers.stop()
@@ -282,12 +286,16 @@ class Association:
             self.initiate(now)
 
     def _retry(self, now: float) -> None:
+        if self._stream:
+            assert self.link is not None
+            self._station.events.append(Stalled(self.peer.name, self.link))
+            return
         if self._retries < MAX_TIMER_HANDSHAKES:
             self._retries += 1
             self._initiate(now)
             return
         attempts = self._unanswered
-        self._drop_initiation()
+        self.drop_initiation()
         self._purge()
         self._retries = self._unanswered = 0
         self._station.events.append(GaveUp(self.peer.name, attempts))
@@ -330,10 +338,12 @@ class Association:
             self.initiate(now)
 
     def _move(self, link: Link) -> None:
-        if link is self.link or self.link == link or (self.peer.pin_endpoint and self.link is not None):
+        before = self.link
+        if self.peer.pin_endpoint and before is not None:
             return
         self.link = link
-        self._station.events.append(Moved(self.peer.name, link))
+        if link is not before and link != before:
+            self._station.events.append(Moved(self.peer.name, link))
 
     def _control_untrusted(self, body: Buffer, session: Session, now: float) -> None:
         messages, faults = decode_untrusted(body)
@@ -341,13 +351,15 @@ class Association:
             self._station.ledger.refuse(fault, self.link, peer=self.peer.name)
         echoes: list[ControlMessage] = []
         for message in messages:
-            if isinstance(message, Hello):
-                self._greeted(message)
-            elif isinstance(message, Probe):
+            if isinstance(message, Probe):
                 echoes.append(Echo(message.identifier, message.size))
             elif isinstance(message, Echo):
                 self.peer.prober.echoed_untrusted(message, now)
-            elif session is self.slots.current:
+            elif session is not self.slots.current:
+                continue  # what it says is of the past
+            elif isinstance(message, Hello):
+                self._greeted(message)
+            else:
                 self._station.events.append(SaidGoodbye(self.peer.name))
                 self.forget()
         sealing = self.slots.sealing(now)
@@ -372,11 +384,6 @@ class Association:
 
     def _purge(self) -> None:
         self._station.ledger.drops[Reason.NO_SESSION] += self._staged.purge()
-
-    def _drop_initiation(self) -> None:
-        if self._sent is not None:
-            self._station.indices.free(self._sent.sender)
-            self._sent = None
 
     def _free(self, sessions: Iterable[Session]) -> None:
         for session in sessions:

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from tunneld.proto.association import Association
-from tunneld.proto.association import Link as AnyLink
 from tunneld.proto.cookie import CookieChecker
 from tunneld.proto.errors import BadPacket, Reason
 from tunneld.proto.load import Load
+from tunneld.proto.peer import Link as AnyLink
 from tunneld.proto.peer import Peer
 from tunneld.proto.profile import MessageType
 from tunneld.proto.ratelimiter import RateLimiter
@@ -39,7 +39,7 @@ class Link(AnyLink, Protocol):
 class DatagramTunnel(SealedTunnel):
     """All peers over one socket."""
 
-    def __init__(self, station: Station, peers: Sequence[Peer], routing: Routing) -> None:
+    def __init__(self, station: Station[Association], peers: Sequence[Peer], routing: Routing) -> None:
         super().__init__(station, peers, routing)
         local = station.local
         self._data_word = local.profile.words[MessageType.DATA]
@@ -47,8 +47,9 @@ class DatagramTunnel(SealedTunnel):
         self._limiter = RateLimiter()
         self._load = Load()
         self._answers: list[tuple[AnyLink, list[bytes]]] = []
-        for peer in peers:
-            peer.association = Association(station, peer, link=None, stream=False)
+        self._by_peer = {peer: Association(station, peer, link=None, stream=False) for peer in peers}
+        for peer, association in self._by_peer.items():
+            peer.association = association
 
     def poll_transmit(self, now: float) -> tuple[AnyLink, list[bytes]] | None:
         if self._answers:
@@ -109,8 +110,7 @@ class DatagramTunnel(SealedTunnel):
             peer, received = self._initiation_untrusted(link, message, now)
         except BadPacket:
             return
-        assert peer.association is not None, "over datagrams every peer has one"
-        self._answers.append((link, [peer.association.respond(received, now)]))
+        self._answers.append((link, [self._by_peer[peer].respond(received, now)]))
 
     def _response_untrusted(self, message: memoryview, link: Link, now: float) -> None:
         receiver = RESPONSE.unpack(message)[2]
@@ -134,4 +134,4 @@ class DatagramTunnel(SealedTunnel):
         return found[0]
 
     def _associations(self) -> Iterable[Association]:
-        return [peer.association for peer in self.peers if peer.association is not None]
+        return self._by_peer.values()

@@ -73,6 +73,14 @@ class Superseded:
 
 
 @dataclass(frozen=True, slots=True)
+class Stalled:
+    """A connection delivered no answer to our initiation for 90 s: close `link`."""
+
+    peer: str
+    link: object
+
+
+@dataclass(frozen=True, slots=True)
 class Restarted:
     """The daemon of the peer was started anew."""
 
@@ -125,6 +133,7 @@ Event = (
     | Unanswered
     | Moved
     | Superseded
+    | Stalled
     | Restarted
     | Compared
     | SaidGoodbye

@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from tunneld.proto.allowedips import Network
 from tunneld.proto.controlchannel import Difference, Hello
 from tunneld.proto.errors import BadPacket, Reason
+from tunneld.proto.framing import Buffer
 from tunneld.proto.handshake import Remote
 from tunneld.proto.payload import Payload
 from tunneld.proto.prober import Prober
 from tunneld.proto.tai64n import INITIATION_INTERVAL, StampGuard
 
-if TYPE_CHECKING:
-    from tunneld.proto.association import Association
+
+class Link(Protocol):
+    """The way to a peer, as far as it matters here."""
+
+    @property
+    def blocked(self) -> bool:
+        """Whether it takes no more for now."""
+
+
+class Conversation(Protocol):
+    """What carries the packets of a peer: an Association."""
+
+    link: Link | None
+    opened_by_us: bool
+
+    def enqueue(self, packets: Sequence[Buffer], now: float) -> None: ...
+
+    def initiate(self, now: float) -> None: ...
 
 
 class Peer:
@@ -42,7 +59,7 @@ class Peer:
         self.allowed_ips = tuple(allowed_ips)
         self.keepalive = keepalive
         self.pin_endpoint = pin_endpoint
-        self.association: Association | None = None
+        self.association: Conversation | None = None
         self.wanted = False
         self.prober = Prober()
         self.hello: Hello | None = None

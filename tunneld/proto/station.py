@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final, Generic, TypeVar
 
 from tunneld.proto.allowedips import Network
 from tunneld.proto.const import MAX_PACKET_BYTES
@@ -12,26 +12,26 @@ from tunneld.proto.controlchannel import Hello
 from tunneld.proto.events import Event, Ledger
 from tunneld.proto.handshake import Local, Random
 from tunneld.proto.profile import Mode
+from tunneld.proto.session import Session
 
-if TYPE_CHECKING:
-    from tunneld.proto.association import Association
-    from tunneld.proto.session import Session
+# An Association.
+A = TypeVar("A")
 
 INDEX_BYTES: Final = 4
 EPOCH_BYTES: Final = 8
 
 
-class Indices:
+class Indices(Generic[A]):
     """Who each 32-bit index of ours belongs to: an association, and its session once there is one."""
 
     def __init__(self, random: Random) -> None:
         self._random = random
-        self._owners: dict[int, tuple[Association, Session | None]] = {}
+        self._owners: dict[int, tuple[A, Session | None]] = {}
 
     def __len__(self) -> int:
         return len(self._owners)
 
-    def reserve(self, association: Association) -> int:
+    def reserve(self, association: A) -> int:
         """A new index for a handshake of `association`: random, so that it tells a stranger nothing."""
         while True:
             index = int.from_bytes(self._random(INDEX_BYTES), "little")
@@ -48,12 +48,12 @@ class Indices:
         """The handshake or the session of `index` is over."""
         del self._owners[index]
 
-    def find_untrusted(self, index: int) -> tuple[Association, Session | None] | None:
+    def find_untrusted(self, index: int) -> tuple[A, Session | None] | None:
         """Whose index it is; None for nobody's."""
         return self._owners.get(index)
 
 
-class Station:
+class Station(Generic[A]):
     """What the associations of one tunnel share.
 
     `random` gives that many random bytes, `stamp` the TAI64N label of a new initiation, `jitter` floats in [0, 1).
@@ -79,10 +79,10 @@ class Station:
         self.control = control
         self.mtu = 0
         self.epoch = random(EPOCH_BYTES)
-        self.indices = Indices(random)
+        self.indices: Indices[A] = Indices(random)
         self.ledger = Ledger()
         self.events: deque[Event] = deque(maxlen=1000)
-        self.ready: dict[Association, None] = {}
+        self.ready: dict[A, None] = {}
 
     def hello(self, allowed_ips: tuple[Network, ...]) -> Hello:
         """What we tell a peer of our settings; `allowed_ips` are the prefixes that we route to it."""

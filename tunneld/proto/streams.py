@@ -15,11 +15,11 @@ from collections.abc import Hashable, Iterable, Sequence
 from typing import Protocol
 
 from tunneld.proto.association import Association
-from tunneld.proto.association import Link as AnyLink
 from tunneld.proto.errors import BadPacket, Reason
 from tunneld.proto.events import Superseded
 from tunneld.proto.framing import Buffer
-from tunneld.proto.peer import Peer
+from tunneld.proto.peer import Conversation, Peer
+from tunneld.proto.peer import Link as AnyLink
 from tunneld.proto.profile import MessageType
 from tunneld.proto.routing import Routing
 from tunneld.proto.station import Station
@@ -34,7 +34,7 @@ class Link(AnyLink, Hashable, Protocol):
 class StreamTunnel(SealedTunnel):
     """All peers, each over connections of its own."""
 
-    def __init__(self, station: Station, peers: Sequence[Peer], routing: Routing) -> None:
+    def __init__(self, station: Station[Association], peers: Sequence[Peer], routing: Routing) -> None:
         super().__init__(station, peers, routing)
         self._data_word = station.local.profile.words[MessageType.DATA]
         self._connections: dict[object, Association] = {}
@@ -84,8 +84,12 @@ class StreamTunnel(SealedTunnel):
             return
         association.forget()
         self._station.ready.pop(association, None)
-        if association.peer.association is association:
-            association.peer.association = None
+        peer = association.peer
+        if peer.association is association:
+            peer.association = None
+            for other in self._connections.values():
+                if other.peer is peer and other.established:
+                    self._carry(other)
 
     def _data_untrusted(
         self, association: Association, head: bytes, messages: Sequence[memoryview], now: float
@@ -105,10 +109,13 @@ class StreamTunnel(SealedTunnel):
             kind = classify_untrusted(message, local.profile)
         except BadPacket as bad:
             raise self._refused(association, bad.reason) from None
+        if kind is MessageType.INITIATION and association.waits and association.opened_by_us:
+            return  # two have crossed, and ours counts
         if kind is MessageType.INITIATION:
             peer, received = self._initiation_untrusted(link, message, now)
             if peer is not association.peer:
                 raise self._refused(association, Reason.UNEXPECTED_ANSWER)
+            association.drop_initiation()
             association.answer(received, now)
             return
         try:
@@ -119,10 +126,13 @@ class StreamTunnel(SealedTunnel):
 
     def _establish(self, association: Association) -> None:
         """Both ends have keys on this connection: it may be the one that the peer's packets go over."""
+        if not association.established and association.slots.current is not None:
+            association.established = True
+            self._carry(association)
+
+    def _carry(self, association: Association) -> None:
+        """Let `association` carry the packets of its peer, unless another has to."""
         peer = association.peer
-        if association.established or association.slots.current is None:
-            return
-        association.established = True
         loser = peer.association
         if loser is None or self._stays(association, loser):
             peer.association = association
@@ -133,13 +143,11 @@ class StreamTunnel(SealedTunnel):
         if loser is not None and (ours or alike):
             self._station.events.append(Superseded(peer.name, loser.link))
 
-    def _stays(self, new: Association, old: Association) -> bool:
-        return new.opened_by_us == old.opened_by_us or self._opener(new) < self._opener(old)
-
-    def _opener(self, association: Association) -> bytes:
-        """The static public key of the end that opened the connection."""
-        remote = association.peer.remote
-        return self._station.local.static.public if association.opened_by_us else remote.public
+    def _stays(self, new: Association, old: Conversation) -> bool:
+        """Of two by the same end the newer one; else that of the end with the smaller static public key."""
+        if new.opened_by_us == old.opened_by_us:
+            return True
+        return new.opened_by_us == (self._station.local.static.public < new.peer.remote.public)
 
     def _refused(self, association: Association, reason: Reason) -> BadPacket:
         self._station.ledger.refuse(reason, association.link, peer=association.peer.name)

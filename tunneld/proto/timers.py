@@ -65,9 +65,9 @@ class Timers:
         self._deadlines[Timer.NEW_HANDSHAKE] = OFF
         self._any_traversal(now)
 
-    def handshake_initiated(self, now: float) -> None:
-        """An initiation was sent."""
-        self._deadlines[Timer.RETRANSMIT_HANDSHAKE] = now + REKEY_TIMEOUT + self._delay()
+    def handshake_initiated(self, now: float, patience: float = REKEY_TIMEOUT) -> None:
+        """An initiation was sent, whose answer is waited for `patience` seconds."""
+        self._deadlines[Timer.RETRANSMIT_HANDSHAKE] = now + patience + self._delay()
         self.any_sent(now)
 
     def handshake_complete(self) -> None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from tunneld.proto.association import Association, Link
+from tunneld.proto.association import Association
 from tunneld.proto.const import ETHERNET_BYTES
 from tunneld.proto.errors import BadPacket, Reason
 from tunneld.proto.events import Detail, Event
 from tunneld.proto.framing import Buffer
 from tunneld.proto.handshake import ReceivedInitiation, consume_initiation_untrusted
-from tunneld.proto.peer import Peer
+from tunneld.proto.peer import Link, Peer
 from tunneld.proto.profile import spoken_untrusted
 from tunneld.proto.routing import Routing
 from tunneld.proto.session import INDEX_END
@@ -26,7 +26,7 @@ from tunneld.proto.tai64n import seconds_between
 class SealedTunnel:
     """The peers of one sealed tunnel. Times are CLOCK_BOOTTIME seconds."""
 
-    def __init__(self, station: Station, peers: Sequence[Peer], routing: Routing) -> None:
+    def __init__(self, station: Station[Association], peers: Sequence[Peer], routing: Routing) -> None:
         self.peers = tuple(peers)
         self._station = station
         self._routing = routing
