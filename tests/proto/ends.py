@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from ipaddress import ip_network
 
 from tests.proto.keys import numbers
+from tunneld.proto.controlchannel import decode_untrusted
 from tunneld.proto.datagrams import DatagramTunnel
+from tunneld.proto.errors import BadPacket
+from tunneld.proto.events import Superseded
 from tunneld.proto.handshake import NO_PRESHARED_KEY, Local, Remote
 from tunneld.proto.noise import key_pair
 from tunneld.proto.payload import BarePayload, KindPayload
@@ -38,11 +42,19 @@ class Way:
 
 
 class Connection:
-    """One end of a stream."""
+    """One end of a stream. `arrived` is what waits to be read, `sent` all that was ever written."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.blocked = False
+        self.closed = False
+        self.known = False
+        self.other: Connection
+        self.arrived: deque[bytes] = deque()
+        self.sent: list[bytes] = []
+
+    def __repr__(self) -> str:
+        return f"Connection of {self.name}"
 
 
 def private(name: str) -> bytes:
@@ -59,6 +71,22 @@ def ipv4(source: str, destination: str, body: bytes = b"") -> bytes:
     return bytes((0x45, 0)) + (20 + len(body)).to_bytes(2, "big") + bytes(8) + b"".join(octets) + body
 
 
+class Overheard(KindPayload):
+    """Keeps in `said` what was put into plaintexts: batches of packets, and lists of control messages."""
+
+    def __init__(self, **settings) -> None:
+        super().__init__(**settings)
+        self.said: list[list[object]] = []
+
+    def pack(self, packets):
+        self.said.append([bytes(packet) for packet in packets])
+        return super().pack(packets)
+
+    def control(self, body):
+        self.said.append(decode_untrusted(body)[0])
+        return super().control(body)
+
+
 def end(
     name: str,
     peers: dict[str, tuple[str, ...]],
@@ -69,7 +97,7 @@ def end(
     pinned: bool = False,
     floor: float = 1_700_000_000.0,
     macs: int = 64,
-    routing=None,
+    jitter=None,
 ):
     """The tunnel of the end `name`, whose `peers` are given by name with their allowed_ips."""
     profile = profile or tunneld_profile("udp", "tun", "chacha20-poly1305")
@@ -77,19 +105,20 @@ def end(
     mode = "tap" if " tap " in profile.settings + " " else "tun"
     random = numbers(f"random of {name}")
     stamper = Stamper()
+    jitter = jitter or (lambda: 0.5)
     station = Station(
         Local(profile, private(name)),
         mode=mode,
         random=random,
         stamp=lambda: stamper.next(floor),
-        jitter=lambda: 0.5,
+        jitter=jitter,
         control=sealed,
     )
 
     def payload():
         if not sealed:
             return BarePayload(max_packet=MTU)
-        return KindPayload(max_packet=MTU, max_plaintext=MTU + 20, ethernet=mode == "tap")
+        return Overheard(max_packet=MTU, max_plaintext=MTU + 20, ethernet=mode == "tap")
 
     known = [
         Peer(
@@ -157,6 +186,103 @@ class Wire:
         self.received[receiver] += map(bytes, packets)
 
 
+class Cables:
+    """Connections between ends by name, each of which carries what was written, whole and in order.
+
+    What the ends ask for is done: a connection is closed when a message was refused, or when it is superseded. The
+    events of each end are kept in `events`, and why a message was refused in `refused`.
+    """
+
+    def __init__(self, **tunnels) -> None:
+        self.tunnels = tunnels
+        self.received: dict[str, list[bytes]] = {name: [] for name in tunnels}
+        self.events: dict[str, list[object]] = {name: [] for name in tunnels}
+        self.refused: dict[str, list[object]] = {name: [] for name in tunnels}
+        self.connections: list[Connection] = []
+
+    def connect(self, opener: str, acceptor: str, now: float) -> tuple[Connection, Connection]:
+        """Both ends of a new connection, of which nothing was carried yet."""
+        ours, theirs = Connection(opener), Connection(acceptor)
+        ours.other, theirs.other = theirs, ours
+        ours.known = True
+        self.connections += (ours, theirs)
+        peer = next(known for known in self.tunnels[opener].peers if known.name == acceptor)
+        self.tunnels[opener].open(peer, ours, now)
+        return ours, theirs
+
+    def settle(self, now: float) -> None:
+        for _ in range(100):
+            self.write(now)
+            waiting = [link for link in self.connections if link.arrived and not link.closed]
+            for link in waiting:
+                self.read(link, now)
+            if not waiting:
+                return
+        raise AssertionError("the ends never stop talking")
+
+    def write(self, now: float) -> None:
+        for tunnel in self.tunnels.values():
+            for link, message in messages(tunnel, now):
+                link.sent.append(message)
+                if not link.closed:
+                    link.other.arrived.append(message)
+
+    def read(self, link: Connection, now: float) -> None:
+        """Give the end what arrived, and close what it wants to have closed."""
+        tunnel = self.tunnels[link.name]
+        try:
+            if not link.known:
+                tunnel.accept_untrusted(link, link.arrived.popleft(), now)
+                link.known = True
+            arrived = [memoryview(message) for message in link.arrived]
+            link.arrived.clear()
+            if arrived:
+                self.received[link.name] += map(bytes, tunnel.receive_untrusted(link, arrived, now))
+        except BadPacket as bad:
+            self.refused[link.name].append(bad.reason)
+            self.close(link)
+        self.look(link.name)
+
+    def look(self, name: str) -> None:
+        for event in events(self.tunnels[name]):
+            self.events[name].append(event)
+            if isinstance(event, Superseded):
+                self.close(event.link)
+
+    def close(self, link: Connection) -> None:
+        """One end closes: the other reads no more either."""
+        for each in (link, link.other):
+            each.closed = True
+            self.tunnels[each.name].close(each)
+
+    def open(self, name: str) -> list[Connection]:
+        """The connections of an end that are not closed."""
+        return [link for link in self.connections if link.name == name and not link.closed]
+
+
+def elapse(net: Wire | Cables, now: float, until: float, **settings) -> float:
+    """Let the ends do what is due, at the moments that they tell and at no other."""
+    while True:
+        deadlines = [tunnel.poll_timeout() for tunnel in net.tunnels.values()]
+        at = min((deadline[0] for deadline in deadlines if deadline is not None), default=until)
+        if at >= until:
+            return until
+        now = max(now, at)
+        for tunnel in net.tunnels.values():
+            tunnel.handle_timeout(now)
+        net.settle(now, **settings)
+
+
 def point(tunnel, peer: str, link) -> None:
     """Tell the tunnel where `peer` is."""
-    next(known for known in tunnel.peers if known.name == peer).association.link = link
+    association(tunnel, peer).link = link
+
+
+def peer_of(tunnel, name: str = ""):
+    """The peer called so, or the only one."""
+    return next(known for known in tunnel.peers if name in ("", known.name))
+
+
+def association(tunnel, name: str = ""):
+    """What carries the packets of the peer called so, or of the only one."""
+    return peer_of(tunnel, name).association
