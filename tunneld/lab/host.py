@@ -60,7 +60,8 @@ class Host:
     ) -> Child:
         """Start a process in the host; its output goes to NAME.log in `run_dir`. See `Child.start`."""
         own = {key: value for key, value in os.environ.items() if key not in _NOT_PASSED_ON}
-        own |= {"RUNTIME_DIRECTORY": str(self.run_dir), "HOST": self.name, **(env or {})}
+        own |= {"RUNTIME_DIRECTORY": str(self.run_dir), "STATE_DIRECTORY": str(self.run_dir / "state")}
+        own |= {"HOST": self.name, **(env or {})}
         log = self.run_dir / f"{name}.log"
         child = Child.start(argv, namespace=self.namespace, env=own, log=log, terminal=terminal)
         self._children.append(child)
