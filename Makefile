@@ -1,12 +1,13 @@
 # make            the daemon in .venv/bin/tunneld
 # make demo       two hosts, one tunnel, on this machine
 # make test       the tests (make long: those that take minutes, and two daemons on asyncio)
+# make fuzz       a million bad inputs for each parser; by hand, it takes half an hour
 # make lint       ruff, ruff format, mypy
 # make bench      throughput, packet rate and round trip
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := $(BIN)/tunneld
-.PHONY: demo test long lint bench lock clean
+.PHONY: demo test long fuzz lint bench lock clean
 
 # pip in this order: everything by hash from the lock file, then the checkout itself without any index.
 $(BIN)/tunneld: pyproject.toml requirements/run.lock
@@ -34,6 +35,9 @@ test: .venv/.develop
 long: .venv/.develop
 	@$(BIN)/python -m pytest -m long
 	@TUNNELD_LAB_LOOP=asyncio $(BIN)/python -m pytest -m "not long" tests/system
+
+fuzz: .venv/.develop
+	@$(BIN)/python -m tests.fuzz
 
 lint: .venv/.develop
 	@$(BIN)/ruff check .

@@ -83,6 +83,7 @@ OWN_SUBJECT = {
     "tests/test_docs_sealed.py": "docs/PROTOCOL.md, section 7, and its vectors",
     "tests/test_configs.py": "configs/",
     "tests/test_systemd.py": "systemd/",
+    "tests/fuzz/test_fuzz.py": "all that reads bytes of others",
     "tests/proto/test_published_bugs.py": "what went wrong in other tunnels",
     "tests/proto/test_second_opinion.py": "noise.py, beside the package noiseprotocol",
 }
