@@ -96,6 +96,8 @@ def inner(choose: Random, count: int) -> Outcomes:
                 assert packet[0] >> 4 in (4, 6)
                 outcomes[f"from {table.source_untrusted(packet)}, to {table.destination(packet)}"] += 1
         table.destination(plaintext)
+        table.source_untrusted(plaintext)
+        forwarded(switch, memoryview(plaintext), number / 1e5)
         outcomes["control"] += len(held.control)
     return outcomes + total(payload.drops for payload in payloads)
 
@@ -112,7 +114,8 @@ def control(choose: Random, count: int) -> Outcomes:
     outcomes: Outcomes = Counter()
     true = list(true_bodies())
     for _ in range(count):
-        messages, faults = decode_untrusted(memoryview(damaged(choose, choose.choice(true), true)))
+        body = b"".join(choose.choices(true, k=choose.choice((1, 2, 20))))
+        messages, faults = decode_untrusted(memoryview(damaged(choose, body, true)))
         assert len(messages) + len(faults) <= controlchannel.MOST_MESSAGES + 1
         assert decode_untrusted(controlchannel.encode(messages)) == (messages, [])
         outcomes.update(type(message).__name__ for message in messages)
@@ -190,6 +193,8 @@ def config(choose: Random, count: int) -> Outcomes:
         '"\\u0000"',
         "1979-05-27",
         "[[[]]]",
+        '"höst:1"',
+        '"[::1]:70000"',
         "'''",
         '"\\u202e"',
     ]

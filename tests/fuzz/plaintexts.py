@@ -33,4 +33,4 @@ def true_bodies() -> Iterator[bytes]:
     prefixes = tuple(ip_network(text) for text in ("10.0.0.0/8", "0.0.0.0/0", "2001:db8::/33", "fd00::1/128"))
     hello = Hello(bytes(range(8)), 1400, "tun", prefixes)
     for messages in ([hello], [hello, Probe(7, 40)], [Probe(1), Echo(1, 6)], [Goodbye()]):
-        yield controlchannel.encode(messages) + bytes(7)
+        yield controlchannel.encode(messages) + bytes(8)

@@ -12,7 +12,7 @@ INPUTS = {"config": 4000}
 SEEN = {
     "datagrams": {
         "unknown-message", "other-settings", "not-for-our-key", "bad-initiation", "bad-response", "bad-cookie",
-        "unexpected-answer", "unknown-session", "forged", "no-cookie",
+        "unexpected-answer", "unknown-session", "forged", "no-cookie", "unknown-peer", "replayed", "old-timestamp",
     },
     "streams": {
         "unknown-message", "other-settings", "not-for-our-key", "bad-initiation", "unexpected-answer",
@@ -23,7 +23,7 @@ SEEN = {
         "truncated", "oversized", "not-ip", "unknown-kind", "control", "from peer, to peer", "from None, to None",
         "switched device",
     },
-    "control": {"Hello", "Probe", "Echo", "Goodbye", "truncated", "malformed", "unknown-control"},
+    "control": {"Hello", "Probe", "Echo", "Goodbye", "truncated", "malformed", "unknown-control", "oversized"},
     "framing": {"whole", "truncated", "record"},
     "keys": {"key", "bad"},
     "config": {"good", "faults"},

@@ -8,10 +8,12 @@ from random import Random
 
 from tests.fuzz.damage import damaged, turned
 from tests.fuzz.plaintexts import true_plaintexts
-from tests.proto.ends import Connection, Way, end, ipv4, messages, point, public
+from tests.proto.ends import Connection, Way, end, ipv4, messages, point, private, public
 from tunneld.proto.cookie import CookieJar
 from tunneld.proto.errors import BadPacket
+from tunneld.proto.handshake import Local, Remote, create_initiation
 from tunneld.proto.profile import CIPHERS, MODES, WIREGUARD, MessageType, tunneld_profile
+from tunneld.proto.tai64n import stamp
 
 DATAGRAM_PROFILES = [WIREGUARD, *(tunneld_profile("udp", mode, cipher) for mode in MODES for cipher in CIPHERS)]
 STREAM_PROFILES = [tunneld_profile("tcp", mode, cipher) for mode in MODES for cipher in CIPHERS]
@@ -51,6 +53,7 @@ class Pair:
         point(pair.a, "b", pair.ways["b"])
         pair._begin(BEGAN)
         pair._begin_again()
+        pair.received += [pair._unknown(name) for name in "ab"]
         return pair
 
     @classmethod
@@ -144,6 +147,17 @@ class Pair:
                 self._receive("a", message, LATER)
         self.true.append(self.profile.words.get(MessageType.COOKIE, b"\x83\0\0\0") + self.response[8:12] + bytes(56))
         assert self.response
+
+    def _unknown(self, receiver: str) -> bytes:
+        """A true initiation of somebody who is no peer."""
+        return create_initiation(
+            Local(self.profile, private("x")),
+            Remote(public(receiver)),
+            sender=1,
+            timestamp=stamp(1_800_000_000.0),
+            now=LATER,
+            random=self.choose.randbytes,
+        ).message
 
     def _settle(self, now: float) -> list[bytes]:
         """Carry messages until nobody has anything to say; the packets that b was given."""
