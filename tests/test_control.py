@@ -17,7 +17,9 @@ from tests.conftest import missing
 from tunneld import control
 from tunneld.control import LARGEST_REQUEST, MOST_CLIENTS, ControlError, ControlServer, NotRunning, request
 
-HANDLERS = {"status": lambda: {"state": "up", "link": "a → b"}, "long": lambda: {"text": "x" * 60_000}}
+# Far more than the kernel has room for between the two ends.
+LONG = {"text": "x" * 4_000_000}
+HANDLERS = {"status": lambda: {"state": "up", "link": "a → b"}, "long": lambda: LONG}
 
 
 @pytest.fixture
@@ -34,7 +36,59 @@ async def server(path):
 @pytest.mark.usefixtures("server")
 async def test_a_request_is_answered(path):
     assert await ask(path, "status") == {"state": "up", "link": "a → b"}
-    assert await ask(path, "long") == {"text": "x" * 60_000}
+
+
+async def test_an_answer_of_any_length_goes_out_in_pieces_and_holds_nobody_up(path, server):
+    reader, writer = await asyncio.open_unix_connection(path, limit=1000)
+    writer.write(b'{"request": "long"}\n')
+    await until(lambda: server._clients)
+    assert await ask(path, "status") == HANDLERS["status"]()
+    assert json.loads(await reader.read()) == LONG
+    assert await ask(path, "long") == LONG
+    await until(lambda: not server._clients)
+    writer.close()
+
+
+async def test_who_asks_and_does_not_read_is_dropped(path):
+    async with ControlServer(path, HANDLERS, idle=0.1) as server:
+        reader, writer = await asyncio.open_unix_connection(path, limit=1000)
+        writer.transport.pause_reading()
+        writer.write(b'{"request": "long"}\n')
+        await until(lambda: server._clients)
+        await until(lambda: not server._clients)
+        writer.transport.resume_reading()
+        assert len(await reader.read()) < len(LONG["text"])
+        writer.close()
+
+
+async def test_who_goes_while_it_is_answered_leaves_nothing(path, server):
+    _, writer = await asyncio.open_unix_connection(path, limit=1000)
+    writer.transport.pause_reading()
+    writer.write(b'{"request": "long"}\n')
+    await until(lambda: any(client._unsent for client in server._clients))
+    writer.transport.abort()
+    await until(lambda: not server._clients)
+
+
+async def test_an_answer_that_drips_is_late(path):
+    """Each byte comes soon enough after the last."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        over = threading.Event()
+
+        def drip():
+            client, _ = listener.accept()
+            with client, contextlib.suppress(BrokenPipeError):
+                while not over.wait(0.02):
+                    client.send(b"1", socket.MSG_NOSIGNAL)
+
+        with serving(drip):
+            try:
+                with pytest.raises(ControlError, match="no answer within 0.2 s"):
+                    await asyncio.to_thread(request, path, {"request": "status"}, 0.2)
+            finally:
+                over.set()
 
 
 @pytest.mark.usefixtures("server")

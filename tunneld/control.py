@@ -16,12 +16,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypedDict
 
+from tunneld.edge import clock
+
 if TYPE_CHECKING:
     import asyncio
 
 MODE = 0o660
 LARGEST_REQUEST = 64 * 1024
-LARGEST_ANSWER = 64 * 1024  # the kernel's buffer of a Unix socket takes this at once, so nothing waits here
+CHUNK = 256 * 1024
 MOST_CLIENTS = 16
 IDLE_SECONDS = 5.0
 BACKLOG = 32
@@ -117,10 +119,11 @@ def socket_path(name: str) -> Path:
 
 
 def request(path: Path, message: Mapping[str, Any], timeout: float = 5.0) -> dict[str, Any]:
-    """Send `message` to the socket at `path` and return the answer. Blocks for at most about `timeout` seconds.
+    """Send `message` to the socket at `path` and return the answer. Blocks for at most `timeout` seconds.
 
     Raises NotRunning when nobody listens there, and ControlError when it is forbidden, late, no answer or a refusal.
     """
+    deadline = clock.now() + timeout
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
         sock.settimeout(timeout)
         try:
@@ -128,8 +131,7 @@ def request(path: Path, message: Mapping[str, Any], timeout: float = 5.0) -> dic
             # One that turns us away may have closed already; its reason can still be read.
             with contextlib.suppress(BrokenPipeError):
                 sock.sendall(_line(message))
-            with sock.makefile("rb") as stream:
-                answer = stream.readline(LARGEST_ANSWER + 1)
+            answer = _received(sock, deadline)
         except (FileNotFoundError, ConnectionRefusedError):
             raise NotRunning("not running") from None
         except PermissionError:
@@ -150,8 +152,8 @@ class ControlServer:
     """Answers requests `{"request": NAME}` with what `handlers[NAME]()` returns, on the running loop.
 
     Use as an async context manager, or `start` and `close`. Only root, the own user and members of the own group are
-    answered. What clients can cost is bounded: their number, what each sends, and how long it takes (`idle` seconds).
-    An answer may have up to 64 KiB. A handler that raises is a bug: the loop's exception handler gets it.
+    answered. What clients can cost is bounded: their number, what each sends, and how long it takes to ask and to read
+    (`idle` seconds in all). A handler that raises is a bug: the loop's exception handler gets it.
     """
 
     def __init__(self, path: Path, handlers: Mapping[str, Handler], *, idle: float = IDLE_SECONDS) -> None:
@@ -203,8 +205,8 @@ class ControlServer:
         elif len(self._clients) >= MOST_CLIENTS:
             refusal = "too many clients; try again"
         if refusal:
-            with sock:
-                _send(sock, {"error": refusal})
+            with sock, contextlib.suppress(OSError):
+                sock.send(_line({"error": refusal}), socket.MSG_NOSIGNAL)
             return
         self._clients.add(_Client(self._loop, sock, self._idle, self._answer, self._clients.discard))
 
@@ -238,6 +240,7 @@ class _Client:
         self._answer = answer
         self._ended = ended
         self._received = bytearray()
+        self._unsent = memoryview(b"")
         self._timer = loop.call_later(patience, self.close)
         loop.add_reader(sock.fileno(), self._readable)
 
@@ -245,6 +248,7 @@ class _Client:
         self._timer.cancel()
         # Before the close: uvloop aborts on a reader whose descriptor is gone.
         self._loop.remove_reader(self._sock.fileno())
+        self._loop.remove_writer(self._sock.fileno())
         self._sock.close()
         self._ended(self)
 
@@ -259,15 +263,33 @@ class _Client:
         line, newline, _ = bytes(self._received).partition(b"\n")
         try:
             if newline:
-                _send(self._sock, self._answer(line))
+                self._reply(self._answer(line))
             elif len(self._received) > LARGEST_REQUEST:
-                _send(self._sock, {"error": f"a request has at most {LARGEST_REQUEST} bytes"})
-            elif chunk:
-                return
+                self._reply({"error": f"a request has at most {LARGEST_REQUEST} bytes"})
+            elif not chunk:
+                self.close()
         except BaseException:
             self.close()
             raise
-        self.close()
+
+    def _reply(self, message: Mapping[str, Any]) -> None:
+        self._loop.remove_reader(self._sock.fileno())
+        self._unsent = memoryview(_line(message))
+        self._writable()
+
+    def _writable(self) -> None:
+        """Send as much as the kernel takes; the rest when it takes more, and then close."""
+        try:
+            self._unsent = self._unsent[self._sock.send(self._unsent, socket.MSG_NOSIGNAL) :]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.close()
+            return
+        if self._unsent:
+            self._loop.add_writer(self._sock.fileno(), self._writable)
+        else:
+            self.close()
 
 
 def _listening(path: Path) -> socket.socket:
@@ -304,11 +326,16 @@ def _may_ask(sock: socket.socket) -> bool:
     return os.getegid() in struct.unpack(f"{len(groups) // 4}i", groups)
 
 
-def _send(sock: socket.socket, message: Mapping[str, Any]) -> None:
-    line = _line(message)
-    assert len(line) <= LARGEST_ANSWER, "an answer fits the kernel's buffer"
-    with contextlib.suppress(OSError):
-        sock.send(line, socket.MSG_NOSIGNAL)
+def _received(sock: socket.socket, deadline: float) -> bytes:
+    """The bytes until the end of a line or of the connection. Raises TimeoutError, OSError."""
+    parts: list[bytes] = []
+    while not parts or (parts[-1] and b"\n" not in parts[-1]):
+        left = deadline - clock.now()
+        if left <= 0:
+            raise TimeoutError
+        sock.settimeout(left)
+        parts.append(sock.recv(CHUNK))
+    return b"".join(parts).partition(b"\n")[0]
 
 
 def _line(message: Mapping[str, Any]) -> bytes:
