@@ -75,7 +75,7 @@ class Daemon:
         reader, writer = await asyncio.open_unix_connection(str(self.host.run_dir / f"{self.name}.sock"))
         try:
             writer.write(b'{"request":"status"}\n')
-            line = await reader.readline()
+            line = await reader.read()  # a line can be longer than readline would have it
         finally:
             writer.close()
             with contextlib.suppress(ConnectionError):
