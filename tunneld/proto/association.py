@@ -36,7 +36,6 @@ from tunneld.proto.events import (
     Forgotten,
     GaveUp,
     Initiated,
-    Moved,
     Restarted,
     SaidGoodbye,
     Stalled,
@@ -49,7 +48,7 @@ from tunneld.proto.keyslots import KeySlots
 from tunneld.proto.payload import KEEPALIVE, KindPayload
 from tunneld.proto.peer import Link, Peer
 from tunneld.proto.replay import ReplayWindow, Succession
-from tunneld.proto.session import Session
+from tunneld.proto.session import OVERHEAD_BYTES, Session
 from tunneld.proto.staging import Staging
 from tunneld.proto.station import Station
 from tunneld.proto.timers import Timer, Timers
@@ -78,6 +77,7 @@ class Association:
         self._unanswered = 0
         self._responses = 0
         self._last_minute = False
+        self._greeted: Session | None = None
         self._staged = Staging()
         self._outbox: list[bytes] = []
 
@@ -164,6 +164,7 @@ class Association:
         sent = self._sent
         keys = handshake.consume_response_untrusted(self._station.local, sent, message)
         self._sent = None
+        self.peer.received_bytes += len(message)
         session = self._install(keys, sent.sender, now, initiator=True)
         self._timers.any_received(now)
         self._complete(session, now)
@@ -206,7 +207,7 @@ class Association:
             return ()
         peer = self.peer
         peer.latest_received = now
-        peer.received_bytes += sum(map(len, messages))
+        peer.received_bytes += sum(map(len, opened.plaintexts)) + OVERHEAD_BYTES * len(opened.plaintexts)
         self._move(link)
         if self.slots.opened_with(session):
             self._complete(session, now)
@@ -343,7 +344,7 @@ class Association:
             return
         self.link = link
         if link is not before and link != before:
-            self._station.events.append(Moved(self.peer.name, link))
+            self._station.moved[self.peer.name] = link
 
     def _control_untrusted(self, body: Buffer, session: Session, now: float) -> None:
         messages, faults = decode_untrusted(body)
@@ -358,7 +359,10 @@ class Association:
             elif session is not self.slots.current:
                 continue  # what it says is of the past
             elif isinstance(message, Hello):
-                self._greeted(message)
+                # Once in a session, or a hostile peer could make events faster than anybody reads them.
+                if session is not self._greeted:
+                    self._greeted = session
+                    self._compare(message)
             else:
                 self._station.events.append(SaidGoodbye(self.peer.name))
                 self.forget()
@@ -367,7 +371,7 @@ class Association:
         if echoes and sealing is not None and self.link is not None and not self.link.blocked:
             self._seal_control(sealing, echoes, now)
 
-    def _greeted(self, theirs: Hello) -> None:
+    def _compare(self, theirs: Hello) -> None:
         peer, events = self.peer, self._station.events
         before, peer.hello = peer.hello, theirs
         if before is not None and before.epoch != theirs.epoch:

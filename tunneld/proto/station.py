@@ -19,6 +19,8 @@ A = TypeVar("A")
 
 INDEX_BYTES: Final = 4
 EPOCH_BYTES: Final = 8
+# More than all peers of a daemon can cause between two looks, as each event takes a handshake or seconds.
+MOST_EVENTS: Final = 10_000
 
 
 class Indices(Generic[A]):
@@ -57,7 +59,8 @@ class Station(Generic[A]):
     """What the associations of one tunnel share.
 
     `random` gives that many random bytes, `stamp` the TAI64N label of a new initiation, `jitter` floats in [0, 1).
-    `mtu` is the device's; it may be changed at any time. Who has something to send enters itself in `ready`.
+    `mtu` is the device's; it may be changed at any time. `moved` has the latest link of each peer that went elsewhere
+    since that was told: a peer can do so with every message. Who has something to send enters itself in `ready`.
     """
 
     def __init__(
@@ -81,7 +84,8 @@ class Station(Generic[A]):
         self.epoch = random(EPOCH_BYTES)
         self.indices: Indices[A] = Indices(random)
         self.ledger = Ledger()
-        self.events: deque[Event] = deque(maxlen=1000)
+        self.events: deque[Event] = deque(maxlen=MOST_EVENTS)
+        self.moved: dict[str, object] = {}
         self.ready: dict[A, None] = {}
 
     def hello(self, allowed_ips: tuple[Network, ...]) -> Hello:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from tunneld.proto.association import Association
 from tunneld.proto.const import ETHERNET_BYTES
 from tunneld.proto.errors import BadPacket, Reason
-from tunneld.proto.events import Detail, Event
+from tunneld.proto.events import Detail, Event, Moved
 from tunneld.proto.framing import Buffer
 from tunneld.proto.handshake import ReceivedInitiation, consume_initiation_untrusted
 from tunneld.proto.peer import Link, Peer
@@ -82,6 +82,8 @@ class SealedTunnel:
         """What happened since the last call, oldest first; None when that was all."""
         if self._station.events:
             return self._station.events.popleft()
+        if self._station.moved:
+            return Moved(*self._station.moved.popitem())
         return self._station.ledger.poll_event()
 
     def poll_timeout(self) -> tuple[float, str] | None:
@@ -131,6 +133,7 @@ class SealedTunnel:
                 raise BadPacket(Reason.UNKNOWN_PEER)
             name, detail = peer.name, seconds_between(received.timestamp, peer.last_stamp)
             peer.admit_initiation_untrusted(received.timestamp, now)
+            peer.received_bytes += len(message)
         except BadPacket as bad:
             self._refuse_untrusted(bad.reason, link, message, peer=name, detail=detail)
             raise
