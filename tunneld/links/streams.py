@@ -3,11 +3,13 @@
 Theory of operation
 
 - Connecting: while a peer has no connection, its endpoints are tried in their order, each name resolved anew; then a
-  jittered delay of 0.2 to 30 s, which starts over after a connection that held. After a goodbye of the peer we wait
-  until there is something to send, or for the keepalive.
-- Accepting: of a stranger the length of an initiation and that many bytes are read, and nothing more before it is
-  proved. Whoever has not proved itself within 5 s of its arrival is closed, and gets no byte and no earlier end by
-  which to tell what it did wrong. Strangers are few: the oldest goes when there are too many.
+  jittered delay of 0.2 to 30 s, which starts over after a connection that held, and which own packets cut short.
+  After a goodbye of the peer we wait until there is something to send, or for the keepalive.
+- Handshake: both ends read one message of the length that is due, and nothing more before it is good; only then the
+  pump gets the connection. The other end has 5 s in all. Until they are over it gets no byte and no end by which to
+  tell what it did wrong, whether that was its first message or what it sent behind an initiation.
+- Accepting: strangers are few. When there are too many the oldest goes, of those first that showed no initiation; who
+  floods us from a peer's address must not keep the peer out.
 - Which of two connections to a peer carries its packets, the tunnel decides, and says which is to be closed.
 """
 
@@ -17,24 +19,23 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import NoReturn
 
 from tunneld.config import PeerConfig
 from tunneld.diagnosis import NO_ANSWER, Diagnosis
 from tunneld.edge import address as addresses
 from tunneld.edge import tcp
-from tunneld.edge.doorstep import first_message
+from tunneld.edge.doorstep import first_message, leave
 from tunneld.edge.tcp import TcpLink
 from tunneld.links.dial import Dialler
 from tunneld.links.state import PeerState, State
-from tunneld.links.tcp import ACCEPT_PAUSE, HELD, SILENCE, WATCH_PAUSE
+from tunneld.links.tcp import HELD, SILENCE, WATCH_PAUSE
 from tunneld.proto.backoff import Backoff
 from tunneld.proto.errors import BadPacket, LinkDown
-from tunneld.proto.events import SaidGoodbye, Stalled, Superseded
+from tunneld.proto.events import Established, SaidGoodbye, Stalled, Superseded
 from tunneld.proto.peer import Peer
 from tunneld.proto.streams import StreamTunnel
-from tunneld.proto.wire import INITIATION
+from tunneld.proto.wire import INITIATION, RESPONSE
 from tunneld.pump import Pump
 
 log = logging.getLogger("tunneld.tcp")
@@ -45,6 +46,13 @@ MOST_STRANGERS = 128
 MOST_STRANGERS_OF_AN_ADDRESS = 8
 # How often events are told, in seconds; a flood of them is one by then.
 TICK = 0.1
+# After this, in seconds, own packets end the delay before the next try to connect.
+PATIENCE = 1.0
+# How long to leave the listener alone when the system has no descriptor for another connection, and for how long not
+# to say it again, in seconds.
+ACCEPT_PAUSE = 0.5
+QUIET = 60.0
+UNCONFIRMED = "it never confirmed the handshake: preshared_key differs, or our answers do not reach it"
 
 
 class Stranger:
@@ -83,6 +91,7 @@ class StreamPeers:
         self._strangers: dict[Stranger, None] = {}
         self._links: set[TcpLink] = set()
         self._left: set[str] = set()
+        self._why = {peer.name: "starting" for peer in tunnel.peers}
 
     async def run(self) -> NoReturn:
         """Serve until cancelled; then nothing of ours is open."""
@@ -107,16 +116,15 @@ class StreamPeers:
     async def _connect_forever(self, peer: Peer) -> NoReturn:
         backoff, state = Backoff(self._random), self._states[peer.name]
         dialler = Dialler(self._configured[peer.name].endpoints, self._listener)
-        why = "starting"
         while True:
             await self._until_needed(peer)
             if state.state is not State.CONNECTING:
-                state.become(State.CONNECTING, why)
+                state.become(State.CONNECTING, self._why[peer.name])
             started = self._clock()
             try:
                 await self._carry_ours(peer, await dialler.connect())
             except LinkDown as down:
-                why = str(down)
+                self._why[peer.name] = str(down)
             self._tell()
             if self._clock() - started >= HELD:
                 backoff.reset()
@@ -124,8 +132,8 @@ class StreamPeers:
                 continue
             delay = backoff.delay()
             if peer.association is None:
-                state.become(State.CONNECTING, f"{why}; trying again in {delay:.1f} s")
-            await asyncio.sleep(delay)
+                state.become(State.CONNECTING, f"{self._why[peer.name]}; trying again in {delay:.1f} s")
+            await self._pause(peer, delay)
 
     async def _until_needed(self, peer: Peer) -> None:
         """Wait while the peer has a connection, and after its goodbye until we have something to say."""
@@ -139,19 +147,52 @@ class StreamPeers:
                 return
             await asyncio.sleep(TICK)
 
-    async def _carry_ours(self, peer: Peer, link: TcpLink) -> NoReturn:
-        """Begin the handshake, and carry packets until the link goes down. Raises LinkDown."""
-        self._tunnel.open(peer, link, self._clock())
-        text = f"no answer from {addresses.text(link.remote)}: {NO_ANSWER}"
-        deadline = asyncio.get_running_loop().call_later(HANDSHAKE_TIMEOUT, self._end_unproved, link, text)
-        try:
-            await self._carry(link)
-        finally:
-            deadline.cancel()
+    async def _pause(self, peer: Peer, delay: float) -> None:
+        """Wait `delay` seconds, but not much more than one if somebody has packets for the peer."""
+        end = self._clock() + delay
+        peer.wanted = False
+        await asyncio.sleep(min(delay, PATIENCE))
+        while True:
+            left = end - self._clock()
+            if left <= 0 or peer.wanted:
+                return
+            await asyncio.sleep(min(left, TICK))
 
-    def _end_unproved(self, link: TcpLink, why: str) -> None:
-        if not self._tunnel.established(link):
-            self._pump.end(link, LinkDown(why))
+    async def _carry_ours(self, peer: Peer, link: TcpLink) -> NoReturn:
+        """Make a session, and carry packets until the link goes down. Raises LinkDown."""
+        try:
+            await self._greet(peer, link)
+        except BaseException:
+            self._tunnel.close(link)
+            link.close()
+            raise
+        await self._carry(link)
+
+    async def _greet(self, peer: Peer, link: TcpLink) -> None:
+        """Send the initiation, and take in the response. Raises LinkDown, at the end of the 5 s or of the stream."""
+        silent = f"no answer from {addresses.text(link.remote)}"
+        refused = ""
+        try:
+            async with asyncio.timeout(HANDSHAKE_TIMEOUT):
+                self._tunnel.open(peer, link, self._clock())
+                # The pump has sent all that there was when its turn ended, so this is the initiation alone.
+                while (out := self._tunnel.poll_transmit(self._clock())) is not None:
+                    link.send_batch(out[1])
+                message = await first_message(link.fileno(), RESPONSE.size)
+                if message is not None:
+                    try:
+                        self._tunnel.receive_untrusted(link, [memoryview(message)], self._clock())
+                    except BadPacket as bad:
+                        refused = f"the answer from {addresses.text(link.remote)} is refused ({bad.reason.value})"
+                    else:
+                        return
+                await asyncio.Event().wait()
+        except TimeoutError:
+            raise LinkDown(refused or f"{silent}: {NO_ANSWER}") from None
+        except EOFError:
+            raise LinkDown(f"{silent}, which closed the connection: {NO_ANSWER}") from None
+        except OSError as error:
+            raise LinkDown(f"{silent}, {addresses.said(error)}: {NO_ANSWER}") from None
 
     async def _carry(self, link: TcpLink) -> NoReturn:
         self._links.add(link)
@@ -163,12 +204,16 @@ class StreamPeers:
     # Accepting
 
     async def _accept_forever(self, listener: socket.socket) -> NoReturn:
+        told = self._clock() - QUIET
         async with asyncio.TaskGroup() as connections:
             while True:
                 try:
                     sock, remote = await tcp.accept_raw(listener)
                 except OSError as error:
-                    log.warning("cannot accept a connection: %s; trying again in 1 s", addresses.said(error))
+                    if self._clock() - told >= QUIET:
+                        told = self._clock()
+                        said = addresses.said(error)
+                        log.warning("cannot accept a connection: %s; trying again every %.1f s", said, ACCEPT_PAUSE)
                     await asyncio.sleep(ACCEPT_PAUSE)
                     continue
                 self._make_room(remote[0])
@@ -178,68 +223,84 @@ class StreamPeers:
         raise AssertionError("a task that never ends has ended")
 
     def _make_room(self, host: str) -> None:
-        """Close the oldest stranger, of `host` or of all, if one more would be too many."""
-        strangers = [stranger for stranger in self._strangers if not self._proved(stranger)]
-        alike = [stranger for stranger in strangers if stranger.host == host]
+        """Close a stranger, of `host` or of all, if one more would be too many."""
+        for stranger in [stranger for stranger in self._strangers if self._proved(stranger)]:
+            del self._strangers[stranger]
+        alike = [stranger for stranger in self._strangers if stranger.host == host]
         if len(alike) >= MOST_STRANGERS_OF_AN_ADDRESS:
-            self._evict(alike[0])
-        elif len(strangers) >= MOST_STRANGERS:
-            self._evict(strangers[0])
+            self._evict_one(alike)
+        elif len(self._strangers) >= MOST_STRANGERS:
+            self._evict_one(list(self._strangers))
 
     def _proved(self, stranger: Stranger) -> bool:
         return stranger.link is not None and self._tunnel.established(stranger.link)
 
-    def _evict(self, stranger: Stranger) -> None:
-        del self._strangers[stranger]
-        if stranger.task is not None:
-            stranger.task.cancel()
+    def _evict_one(self, strangers: list[Stranger]) -> None:
+        oldest = next((stranger for stranger in strangers if stranger.link is None), strangers[0])
+        del self._strangers[oldest]
+        assert oldest.task is not None
+        oldest.task.cancel()
 
     async def _serve(self, stranger: Stranger, sock: socket.socket) -> None:
         """Let a stranger prove itself, and carry the packets of the peer that it turns out to be."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + HANDSHAKE_TIMEOUT
+        deadline = asyncio.get_running_loop().time() + HANDSHAKE_TIMEOUT
         try:
-            peer = await self._admit(stranger, sock, deadline)
-            if peer is None or stranger.link is None:
-                return
-            unproved = loop.call_at(deadline, self._end_unproved, stranger.link, "it never confirmed the handshake")
-            try:
-                await self._carry(stranger.link)
-            except LinkDown as down:
-                self._tell_ended(peer, str(down))
-            finally:
-                unproved.cancel()
+            peer = await self._admit_untrusted(stranger, sock, deadline)
+            if peer is None or not await self._carry_theirs(peer, stranger, sock, deadline):
+                await asyncio.sleep(deadline - asyncio.get_running_loop().time())
         finally:
             self._strangers.pop(stranger, None)
-            sock.close()
+            leave(sock)
 
-    async def _admit(self, stranger: Stranger, sock: socket.socket, deadline: float) -> Peer | None:
-        """The peer that the stranger may be, whose link is set then; else None, at the deadline."""
-        with suppress(OSError, LinkDown):  # it is gone, or TimeoutError
+    async def _admit_untrusted(self, stranger: Stranger, sock: socket.socket, deadline: float) -> Peer | None:
+        """The peer that the stranger may be, whose link is set then; else None."""
+        try:
             async with asyncio.timeout_at(deadline):
-                message = await first_message(sock, INITIATION.size)
-                peer = None if message is None else self._accepted_untrusted(stranger, sock, message)
-                if peer is None:
-                    await asyncio.Event().wait()
-                return peer
-        return None
-
-    def _accepted_untrusted(self, stranger: Stranger, sock: socket.socket, message: bytes) -> Peer | None:
-        """Raises LinkDown."""
-        link = TcpLink(sock, opened_by_us=False)
+                message = await first_message(sock.fileno(), INITIATION.size)
+            if message is None:
+                return None
+            # While ours is open, the link may end and the connection stands.
+            link = TcpLink(sock.dup(), opened_by_us=False)
+        except (OSError, EOFError, LinkDown):  # it is gone, or TimeoutError
+            return None
         try:
             peer = self._tunnel.accept_untrusted(link, message, self._clock())
         except BadPacket:
+            link.close()
             return None
         stranger.link = link
         return peer
 
+    async def _carry_theirs(self, peer: Peer, stranger: Stranger, sock: socket.socket, deadline: float) -> bool:
+        """Carry packets until the link goes down; whether it ever proved itself."""
+        link, started = stranger.link, self._clock()
+        assert link is not None
+        judged = asyncio.get_running_loop().call_at(deadline, self._judge, link, sock)
+        try:
+            await self._carry(link)
+        except LinkDown as down:
+            proved = peer.latest_handshake is not None and peer.latest_handshake >= started
+            self._tell_ended(peer, str(down) if proved else UNCONFIRMED)
+            return proved
+        finally:
+            judged.cancel()
+
+    def _judge(self, link: TcpLink, sock: socket.socket) -> None:
+        """The 5 s of a connection that the peer opened are over."""
+        if self._tunnel.established(link):
+            sock.close()
+        else:
+            self._pump.end(link, LinkDown(UNCONFIRMED))
+
     def _tell_ended(self, peer: Peer, why: str) -> None:
         """A connection that the peer opened has ended."""
         self._tell()
-        if peer.association is None and not self._configured[peer.name].endpoints:
-            self._tell_waiting(peer, "peer shut down" if peer.name in self._left else why)
+        if peer.association is not None:
+            return
+        self._why[peer.name] = why
         if not self._configured[peer.name].endpoints:
+            if peer.name not in self._left:
+                self._tell_waiting(peer, why)
             self._left.discard(peer.name)
 
     # Telling
@@ -264,8 +325,18 @@ class StreamPeers:
                 self._pump.end(event.link, LinkDown("another connection to the peer took its place"))
             elif isinstance(event, Stalled) and isinstance(event.link, TcpLink):
                 self._pump.end(event.link, LinkDown("no answer to our handshake on a connection that stands"))
+            elif isinstance(event, Established):
+                self._left.discard(event.peer)
             elif isinstance(event, SaidGoodbye):
                 self._left.add(event.peer)
+                self._end_of(event.peer)
+
+    def _end_of(self, name: str) -> None:
+        """Close the connection of a peer that shut down, whether it does or not."""
+        for peer in self._tunnel.peers:
+            link = None if peer.association is None else peer.association.link
+            if peer.name == name and isinstance(link, TcpLink):
+                self._pump.end(link, LinkDown("the peer shut down"))
 
     async def _watch_forever(self) -> NoReturn:
         """Find the half-open connections that the kernel would find too late."""
