@@ -127,7 +127,7 @@ class Association:
         self._initiate(now)
 
     def _initiate(self, now: float) -> None:
-        if self.link is None or now - self._initiated < REKEY_TIMEOUT or (self._stream and self.waits):
+        if self.link is None or now - self._initiated < REKEY_TIMEOUT or (self._stream and self._renewing(now)):
             return
         station = self._station
         self.drop_initiation()
@@ -144,6 +144,11 @@ class Association:
         self._put([self._sent.message])
         self._timers.handshake_initiated(now, REKEY_ATTEMPT_TIME if self._stream else REKEY_TIMEOUT)
         station.events.append(Initiated(self.peer.name, self.link, self._unanswered))
+
+    def _renewing(self, now: float) -> bool:
+        """Whether new keys are on their way: one more handshake would make an end drop keys still in use."""
+        answered = self.slots.next
+        return self.waits or (answered is not None and answered.alive(now))
 
     @property
     def waits(self) -> bool:
@@ -197,11 +202,11 @@ class Association:
     ) -> Sequence[memoryview]:
         """The packets in data messages of `session`, a session of ours, that came over `link`.
 
-        Raises BadPacket if one was refused on a stream.
+        Raises BadPacket if one was refused on a stream, but for the age of its keys.
         """
         before = session.drops.copy() if self._stream else None
         opened = session.open_batch_untrusted(messages, now)
-        if before is not None and opened.refused:
+        if before is not None and opened.refused and session.alive(now):
             raise BadPacket(next(iter(session.drops - before)))
         if opened.latest is None:
             return ()

@@ -109,6 +109,8 @@ class StreamTunnel(SealedTunnel):
             kind = classify_untrusted(message, local.profile)
         except BadPacket as bad:
             raise self._refused(association, bad.reason) from None
+        if kind is MessageType.INITIATION and not association.established:
+            raise self._refused(association, Reason.UNKNOWN_MESSAGE)
         if kind is MessageType.INITIATION and association.waits and association.opened_by_us:
             return  # two have crossed, and ours counts
         if kind is MessageType.INITIATION:
