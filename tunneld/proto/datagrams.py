@@ -110,7 +110,9 @@ class DatagramTunnel(SealedTunnel):
             peer, received = self._initiation_untrusted(link, message, now)
         except BadPacket:
             return
-        self._answers.append((link, [self._by_peer[peer].respond(received, now)]))
+        answer = self._by_peer[peer].respond(received, now)
+        peer.sent_bytes += len(answer)
+        self._answers.append((link, [answer]))
 
     def _response_untrusted(self, message: memoryview, link: Link, now: float) -> None:
         receiver = RESPONSE.unpack(message)[2]

@@ -40,7 +40,8 @@ class Peer:
     `keepalive` is in seconds, 0 for none. With `pin_endpoint` messages go to the configured endpoint alone, wherever
     the peer's come from. `association` is the one that carries packets now. `wanted` says that packets came while
     there was none; who waits for that sets it back. `latest_handshake` is the CLOCK_BOOTTIME second of the last one
-    that both ends completed. The counters of bytes are of messages, without outer headers.
+    that both ends completed. The counters of bytes are of messages without outer headers, as `wg` has them: with
+    handshakes, without cookies.
     """
 
     def __init__(
