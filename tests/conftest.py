@@ -16,6 +16,8 @@ from tunneld.lab import sandbox
 
 # A run repeats the last one; a slow machine is no failure.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
+# For a run that only measures which lines are reached; see tests/test_house.py.
+settings.register_profile("sparse", settings.get_profile("repeatable"), max_examples=20)
 settings.load_profile("repeatable")
 
 LINUX_CAPABILITY_VERSION_3 = 0x20080522

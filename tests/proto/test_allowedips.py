@@ -209,6 +209,7 @@ def random_queries(count, seed):
         assert table.destination(packet(NOWHERE[network.version], kind(address))) == expected
 
 
+@pytest.mark.volume
 def test_random_addresses_agree_with_the_model():
     random_queries(20_000, seed=3)
 

@@ -270,6 +270,7 @@ def damaged(order, message, start, end):
     return bytes(bad)
 
 
+@pytest.mark.volume
 @pytest.mark.parametrize("profile", [WIREGUARD, TUNNELD[1]], ids=lambda profile: profile.settings)
 def test_in_any_order_of_messages_keys_agree_or_do_not_exist(profile):
     transcripts(profile, range(100))

@@ -251,6 +251,7 @@ def fuzz(count, seed):
                 assert least == 14 or packet[0] >> 4 in (4, 6)
 
 
+@pytest.mark.volume
 def test_20000_plaintexts_give_packets_that_fit_and_nothing_else():
     fuzz(20_000, seed=11)
 

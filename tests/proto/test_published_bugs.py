@@ -108,6 +108,7 @@ def test_cve_2025_13086_openvpn_took_every_cookie_but_the_right_one(profile):
     assert not checker.proves_source_untrusted(answered(other, b"home:1", NOW + 500), b"home:1", NOW)
 
 
+@pytest.mark.volume
 def test_tailscale_rs_334_forgot_its_handshake_for_a_forged_answer(profile):
     wire = strangers(profile)
     a, b = wire.tunnels["a"], wire.tunnels["b"]
@@ -184,6 +185,7 @@ def junk(profile, choose, valid):
         )
 
 
+@pytest.mark.volume
 @pytest.mark.parametrize("load", [False, True], ids=["idle", "loaded"])
 def test_cve_2025_24356_fastd_answered_one_byte_with_150(profile, load):
     wire = strangers(profile)
@@ -237,6 +239,7 @@ def test_cve_2017_7508_openvpn_crashed_by_a_broken_ipv6_packet():
     assert bare.unpack_untrusted([whole]).packets == [whole]
 
 
+@pytest.mark.volume
 def test_cve_2025_2704_openvpn_crashed_by_true_and_broken_messages_in_turn(profile):
     wire = strangers(profile)
     a, b = wire.tunnels["a"], wire.tunnels["b"]

@@ -124,6 +124,7 @@ def agree(steps, seed):
         assert window.accept(counter) == model.accept(counter), counter
 
 
+@pytest.mark.volume
 def test_random_counters_agree_with_the_model():
     agree(100_000, seed=1)
 

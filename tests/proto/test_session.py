@@ -311,6 +311,7 @@ def restarts(profile, count, randomness):
     return recording.used
 
 
+@pytest.mark.volume
 def test_no_restart_seals_under_a_key_and_nonce_of_an_earlier_one(profile):
     assert len(restarts(profile, 200, numbers)) == 200 * 2 * 3
 

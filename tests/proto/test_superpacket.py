@@ -232,6 +232,7 @@ def fuzz(count, seed):
     return taken
 
 
+@pytest.mark.volume
 def test_20000_bodies_give_packets_that_fit_or_a_bad_packet():
     taken = fuzz(10_000, seed=21)
     assert all(500 < count < 5_000 for count in taken), taken
