@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # From the ground up. A module may import its own layer and those below it. The longest name counts.
 LAYERS = (
-    ("tunneld", "tunneld.text", "tunneld.naming", "tunneld.tasks", "tunneld.proto"),
+    ("tunneld", "tunneld.text", "tunneld.naming", "tunneld.tasks", "tunneld.proto", "tunneld.remedies"),
     (
         "tunneld.config",
         "tunneld.keys",

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NoReturn
 
 from tunneld.proto.errors import Reason
+from tunneld.remedies import REMEDIES
 
 log = logging.getLogger("tunneld.drops")
 
@@ -16,18 +17,20 @@ log = logging.getLogger("tunneld.drops")
 LOOK_EVERY = 2.0
 QUIET = 60.0
 
-ADVICE = {
-    Reason.WRONG_MODE: "the peer is in the other mode; write the same mode at both ends (simpletun: -u or -a)",
-    Reason.OVERSIZED: "packets are larger than the device takes; set the same mtu at both ends",
-    Reason.TRUNCATED: "datagrams end in the middle of a packet; the other end does not speak plain",
-}
+# The reasons that tell of a mistake somewhere. Those of a sealed tunnel that have an event of their own are told by
+# its Diagnosis.
+PLAIN = (Reason.WRONG_MODE, Reason.OVERSIZED, Reason.TRUNCATED)
+SEALED = (Reason.OVERSIZED, Reason.TRUNCATED, Reason.NOT_IP, Reason.UNKNOWN_KIND, Reason.FORGED)
 
 
 class Advisor:
-    """Remembers what was told. `drops` gives all that was dropped since the start."""
+    """Tells of `reasons`, and remembers what it told. `drops` gives all that was dropped since the start."""
 
-    def __init__(self, drops: Callable[[], Counter[Reason]], clock: Callable[[], float]) -> None:
+    def __init__(
+        self, drops: Callable[[], Counter[Reason]], reasons: Collection[Reason], clock: Callable[[], float]
+    ) -> None:
         self._drops = drops
+        self._reasons = reasons
         self._clock = clock
         self._told: dict[Reason, tuple[int, float]] = {}
 
@@ -40,8 +43,8 @@ class Advisor:
     def tell(self) -> None:
         """One line for each reason that grew, unless it was told within the last minute."""
         drops, now = self._drops(), self._clock()
-        for reason, advice in ADVICE.items():
+        for reason in self._reasons:
             count, when = self._told.get(reason, (0, -QUIET))
             if drops[reason] > count and now - when >= QUIET:
-                log.warning("dropped %d (%s): %s", drops[reason] - count, reason.value, advice)
+                log.warning("dropped %d (%s): %s", drops[reason] - count, reason.value, REMEDIES[reason])
                 self._told[reason] = (drops[reason], now)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import random
 import socket
 from collections.abc import Mapping
 from typing import NoReturn, Protocol
 
+from tunneld import advice
 from tunneld.advice import Advisor
 from tunneld.config import Config
 from tunneld.diagnosis import Diagnosis
@@ -63,7 +63,7 @@ class Plain:
 
     async def tell(self) -> NoReturn:
         """Say in the log what the drops mean."""
-        await Advisor(self.pump.drops, clock.now).run()
+        await Advisor(self.pump.drops, advice.PLAIN, clock.now).run()
 
     def say_goodbye(self) -> None:
         """There is no way to."""
@@ -117,9 +117,8 @@ class Sealed:
         )
 
     async def tell(self) -> NoReturn:
-        """Nothing to do: the links tell what happens, as it happens."""
-        await asyncio.Event().wait()
-        raise AssertionError("nobody sets it")
+        """Say in the log what those drops mean of which the links do not tell."""
+        await Advisor(self.pump.drops, advice.SEALED, clock.now).run()
 
     def say_goodbye(self) -> None:
         """Tell every peer that we shut down, and forget all keys."""

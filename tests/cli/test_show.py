@@ -12,27 +12,43 @@ import pytest
 
 from tunneld.cli.main import main
 from tunneld.cli.show import lines
-from tunneld.control import ControlServer
+from tunneld.control import CauseStatus, ControlServer, PeerStatus, Status
 
+KEY = "Igge9KzytmHQx7b4bBRaZOCEI2dVCzX0Ss6ZY1GGCVI="
+PEER = {
+    "name": "right",
+    "public_key": None,
+    "endpoint": "192.0.2.2:55555",
+    "allowed_ips": [],
+    "keepalive": 0,
+    "state": "up",
+    "reason": "datagrams arrive from 192.0.2.2:55555",
+    "link": "udp 192.0.2.1:55555 → 192.0.2.2:55555",
+    "connected_since": 65.4,
+    "last_received": 0.2,
+    "latest_handshake": None,
+    "received_bytes": None,
+    "sent_bytes": None,
+    "round_trip": None,
+    "loss": None,
+    "differences": [],
+}
+NOBODY = {"endpoint": None, "link": None, "connected_since": None, "last_received": None}
 UP = {
     "name": "left",
     "version": "0.1.0",
     "protocol": "plain",
     "transport": "udp",
+    "cipher": None,
+    "public_key": None,
     "mode": "tun",
     "interface": "tun0",
     "mtu": 1400,
     "state": "up",
-    "reason": "heard from 192.0.2.2:55555",
+    "reason": "datagrams arrive from 192.0.2.2:55555",
     "since": 65.4,
     "uptime": 200_000.0,
-    "peer": {
-        "name": "right",
-        "endpoint": "192.0.2.2:55555",
-        "link": "udp 192.0.2.1:55555 → 192.0.2.2:55555",
-        "connected_since": 65.4,
-        "last_received": 0.2,
-    },
+    "peers": [PEER],
     "counters": {
         "device_read_packets": 10,
         "device_read_bytes": 8400,
@@ -43,7 +59,8 @@ UP = {
         "link_received_messages": 20,
         "link_received_bytes": 3 << 20,
     },
-    "drops": {"empty": 0, "queue-full": 2, "stranger": 1},
+    "drops": {"empty": 0, "queue-full": 2, "of-tomorrow": 1},
+    "causes": [],
 }
 WAITING = {
     **UP,
@@ -51,24 +68,60 @@ WAITING = {
     "mtu": None,
     "state": "listening",
     "reason": "nobody yet",
-    "peer": {**UP["peer"], "endpoint": None, "link": None, "connected_since": None, "last_received": None},
+    "peers": [{**PEER, **NOBODY}],
     "drops": {},
+}
+SEALED = {
+    **UP,
+    "protocol": "tunneld",
+    "cipher": "aes-256-gcm",
+    "public_key": "HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw=",
+    "reason": "1 of 2 peers up; right: session with 192.0.2.2:55555",
+    "drops": {},
+    "peers": [
+        {
+            **PEER,
+            "public_key": KEY,
+            "allowed_ips": ["10.9.0.2/32", "fd09::2/128"],
+            "keepalive": 25,
+            "reason": "session with 192.0.2.2:55555",
+            "latest_handshake": 61.0,
+            "received_bytes": 2048,
+            "sent_bytes": 100,
+            "round_trip": 0.0123,
+            "loss": 0.25,
+            "differences": ["mtu is 1400 here and 1300 at the peer; set both to 1300"],
+        },
+        {
+            **PEER,
+            **NOBODY,
+            "name": "far",
+            "state": "down",
+            "reason": "peer shut down",
+            "allowed_ips": ["10.9.0.3/32"],
+        },
+    ],
+    "causes": [
+        {"cause": "mtu-differs", "peer": "right", "count": 1, "last": 61.0, "sentence": 'peer "right": mtu is …'},
+        {"cause": "not-for-our-key", "peer": None, "count": 7, "last": 3.9, "sentence": "handshake from …"},
+    ],
 }
 UP_TEXT = """\
 tunnel: left
   protocol: plain over udp (in clear)
   interface: tun0 (tun, mtu 1400)
-  state: up for 1 min 5 s: heard from 192.0.2.2:55555
+  state: up for 1 min 5 s: datagrams arrive from 192.0.2.2:55555
   uptime: 2 d 7 h
+  transfer: 3.00 MiB received, 8.22 KiB sent
+  packets: 20 received, 10 sent
+  dropped: of-tomorrow 1
+  dropped: queue-full 2: the path or the peer takes less than there is to send; nothing to do
 
 peer: right
   endpoint: 192.0.2.2:55555
   link: udp 192.0.2.1:55555 → 192.0.2.2:55555
   connected: 1 min 5 s ago
   last received: 0 s ago
-  transfer: 3.00 MiB received, 8.22 KiB sent
-  packets: 20 received, 10 sent
-  dropped: queue-full 2, stranger 1
 """
 WAITING_TEXT = """\
 tunnel: right
@@ -76,11 +129,41 @@ tunnel: right
   interface: tun0 (tun)
   state: listening for 1 min 5 s: nobody yet
   uptime: 2 d 7 h
+  transfer: 3.00 MiB received, 8.22 KiB sent
+  packets: 20 received, 10 sent
 
 peer: right
   endpoint: (it comes to us)
+"""
+SEALED_TEXT = """\
+tunnel: left
+  protocol: tunneld over udp, aes-256-gcm
+  public key: HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw=
+  interface: tun0 (tun, mtu 1400)
+  state: up for 1 min 5 s: 1 of 2 peers up; right: session with 192.0.2.2:55555
+  uptime: 2 d 7 h
   transfer: 3.00 MiB received, 8.22 KiB sent
   packets: 20 received, 10 sent
+  cause: peer "right": mtu is … (1 min 1 s ago)
+  cause: handshake from … (7 times, last 3 s ago)
+
+peer: right
+  public key: Igge9KzytmHQx7b4bBRaZOCEI2dVCzX0Ss6ZY1GGCVI=
+  endpoint: 192.0.2.2:55555
+  allowed ips: 10.9.0.2/32, fd09::2/128
+  state: up: session with 192.0.2.2:55555
+  link: udp 192.0.2.1:55555 → 192.0.2.2:55555
+  connected: 1 min 5 s ago
+  latest handshake: 1 min 1 s ago
+  last received: 0 s ago
+  transfer: 2.00 KiB received, 100 B sent
+  round trip: 12.3 ms, 25 % lost
+  persistent keepalive: every 25 seconds
+
+peer: far
+  endpoint: (it comes to us)
+  allowed ips: 10.9.0.3/32
+  state: down: peer shut down
 """
 
 
@@ -184,9 +267,28 @@ async def test_colour_is_for_a_terminal_without_no_color(variables, coloured):
     assert (b"\x1b[" in shown) is coloured
 
 
+def test_a_sealed_tunnel_shows_its_keys_its_peers_and_why_something_is_refused():
+    assert "\n".join(lines(SEALED)) + "\n" == SEALED_TEXT
+
+
+def test_what_is_shown_here_is_what_a_tunnel_says():
+    assert UP.keys() == WAITING.keys() == SEALED.keys() == Status.__annotations__.keys()
+    for peer in (PEER, *SEALED["peers"]):
+        assert peer.keys() == PeerStatus.__annotations__.keys()
+    assert SEALED["causes"][0].keys() == CauseStatus.__annotations__.keys()
+
+
 def test_text_of_a_stranger_is_escaped():
-    status = {**UP, "reason": "\x1b[2J", "peer": {**UP["peer"], "name": "a\nb", "link": "\x07"}}
+    evil = "\x1b[2J\n\u202e"
+    cause = {"cause": "x", "peer": None, "count": 1, "last": 0.0, "sentence": evil}
+    peer = {**PEER, "name": evil, "link": evil, "endpoint": evil, "reason": evil}
+    status = {**UP, "reason": evil, "peers": [peer, peer], "causes": [cause], "drops": {evil: 1}}
     assert all(line.isprintable() for line in lines(status))
+
+
+def test_a_long_sentence_is_whole():
+    cause = {**SEALED["causes"][0], "sentence": "x" * 400}
+    assert "x" * 400 in "\n".join(lines({**UP, "causes": [cause]}))
 
 
 @pytest.mark.parametrize(
@@ -194,6 +296,5 @@ def test_text_of_a_stranger_is_escaped():
     [(0.9, "0 s"), (59, "59 s"), (60, "1 min"), (3_661, "1 h 1 min"), (86_400 * 3 + 59, "3 d 59 s"), (-1, "0 s")],
 )
 def test_an_age_has_its_two_largest_units(seconds, words):
-    assert f"  connected: {words} ago" in list(
-        lines({**UP, "peer": {**UP["peer"], "connected_since": seconds}}),
-    )
+    shown = list(lines({**UP, "peers": [{**PEER, "connected_since": seconds}]}))
+    assert f"  connected: {words} ago" in shown

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, cast
 
 from tunneld.cli.down import tunnel_name
 from tunneld.control import ControlError, NotRunning, request, run_dir, socket_path
+from tunneld.remedies import REMEDIES
 from tunneld.text import duration, printable
 
 if TYPE_CHECKING:
     from tunneld.control import PeerStatus, Status
 
 STATE_COLOURS = {"up": "32", "connecting": "33", "listening": "33", "down": "31"}
+LONGEST_SENTENCE = 500
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
@@ -83,30 +85,34 @@ def lines(status: Status, colourful: bool = False) -> Iterable[str]:
     mtu = "" if status["mtu"] is None else f", mtu {status['mtu']}"
     yield f"  interface: {status['interface']} ({status['mode']}{mtu})"
     state = paint(status["state"], STATE_COLOURS.get(status["state"], "0"))
-    yield f"  state: {state} for {duration(status['since'])}: {printable(status['reason'])}"
+    yield f"  state: {state} for {duration(status['since'])}: {printable(status['reason'], LONGEST_SENTENCE)}"
     yield f"  uptime: {duration(status['uptime'])}"
     counters, drops = status["counters"], status["drops"]
     received, sent = counters["link_received_bytes"], counters["link_sent_bytes"]
     yield f"  transfer: {_size(received)} received, {_size(sent)} sent"
     yield f"  packets: {counters['device_written_packets']} received, {counters['device_read_packets']} sent"
-    if any(drops.values()):
-        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(drops.items()) if count)
-        yield f"  dropped: {paint(reasons, '31')}"
+    for reason, count in sorted(drops.items()):
+        if count:
+            yield f"  dropped: {paint(f'{printable(reason)} {count}', '31')}{_remedy(reason)}"
     for cause in status["causes"]:
-        yield f"  cause: {printable(cause['sentence'])} ({duration(cause['last'])} ago)"
+        times = "" if cause["count"] == 1 else f"{cause['count']} times, last "
+        sentence = paint(printable(cause["sentence"], LONGEST_SENTENCE), "33")
+        yield f"  cause: {sentence} ({times}{duration(cause['last'])} ago)"
     for peer in status["peers"]:
         yield ""
         yield f"{paint('peer', '1')}: {paint(printable(peer['name']), '33')}"
-        yield from _peer_lines(peer)
+        yield from _peer_lines(peer, alone=len(status["peers"]) == 1)
 
 
-def _peer_lines(peer: PeerStatus) -> Iterable[str]:
+def _peer_lines(peer: PeerStatus, *, alone: bool) -> Iterable[str]:
+    """The state of a peer that is alone is that of the tunnel."""
     if peer["public_key"] is not None:
         yield f"  public key: {peer['public_key']}"
     yield f"  endpoint: {printable(peer['endpoint'] or '(it comes to us)')}"
     if peer["allowed_ips"]:
         yield f"  allowed ips: {', '.join(peer['allowed_ips'])}"
-    yield f"  state: {peer['state']}: {printable(peer['reason'])}"
+    if not alone:
+        yield f"  state: {peer['state']}: {printable(peer['reason'], LONGEST_SENTENCE)}"
     if peer["link"] is not None:
         yield f"  link: {printable(peer['link'])}"
     for key, label in (
@@ -123,8 +129,12 @@ def _peer_lines(peer: PeerStatus) -> Iterable[str]:
         yield f"  round trip: {peer['round_trip'] * 1000:.1f} ms, {(peer['loss'] or 0) * 100:.0f} % lost"
     if peer["keepalive"]:
         yield f"  persistent keepalive: every {peer['keepalive']} seconds"
-    for sentence in peer["differences"]:
-        yield f"  differs: {printable(sentence)}"
+
+
+def _remedy(reason: str) -> str:
+    """What to do about a drop; nothing is known of the reasons of another version."""
+    known = {each.value: remedy for each, remedy in REMEDIES.items()}
+    return f": {known[reason]}" if reason in known else ""
 
 
 def _colourful() -> bool:
