@@ -7,14 +7,15 @@ peer in the log, and at any time in `tunneld show`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from tunneld.edge import address as addresses
 from tunneld.keys import PublicKey
-from tunneld.links.state import PeerState, State
+from tunneld.links.state import QUIET, PeerState, State
+from tunneld.log import Limiter
 from tunneld.proto import events
 from tunneld.proto.errors import Reason
 from tunneld.proto.source import Address
@@ -22,32 +23,62 @@ from tunneld.text import duration, quoted
 
 log = logging.getLogger("tunneld.peer")
 
-# A cause that was told is not told again for so many seconds.
-QUIET = 60.0
-
-# What an initiator can know when nothing comes back.
+# What an initiator can know when nothing comes back, and when the answer does not open.
 NO_ANSWER = "host down, filtered, their key for us wrong, or mode/cipher/protocol differ"
+OTHER_PSK = "handshake answered but preshared_key differs; set the same at both ends"
 
 # Refusals that say something to an operator. The others are counted only: noise, and what a restart or a lossy
 # network brings about by itself.
 SENTENCES = {
     Reason.BAD_MAC1: "handshake from {who} was made for another public key than ours ({ours}), or is noise; "
     "compare public_key there",
-    Reason.UNKNOWN_PEER: "unknown peer public key {key} from {who}; add a [[peer]] with it here, or remove us there",
+    Reason.UNKNOWN_PEER: "unknown peer public key {key} from {who}; write it as public_key of a [[peer]] here, or "
+    "remove us there",
+    Reason.UNUSABLE_KEY: "handshake from {who} with a key that makes every secret zero; no honest peer sends that",
     Reason.BAD_INITIATION: "handshake from {who} is for our key, but made by another protocol, or noise",
-    Reason.BAD_RESPONSE: "peer {peer}: handshake answered but preshared_key differs; set the same at both ends",
-    Reason.OLD_TIMESTAMP: "peer {peer}: timestamp {age} older than the last accepted: its clock went back, or a "
+    Reason.BAD_RESPONSE: f"peer {{peer}}: {OTHER_PSK}",
+    Reason.OLD_TIMESTAMP: "peer {peer}: timestamp {age} than the last accepted: its clock went back, or a "
     "replay; set its clock, or restart tunneld here",
-    Reason.OTHER_SETTINGS: "peer at {who} speaks {spoken}, here it is {settings}; set protocol, mode and cipher alike",
-    Reason.WRONG_SOURCE: "peer {peer}: dropped inner source {source} (not in its allowed_ips), {count} so far; add it "
-    "if it belongs there",
+    Reason.OTHER_SETTINGS: "peer at {who} speaks {spoken}, here it is {settings}; set protocol, mode and cipher "
+    "alike",
+    Reason.WRONG_SOURCE: "peer {peer}: dropped inner source {source} (not in allowed_ips), {count} so far; add it "
+    "here if it belongs there",
     Reason.NO_ROUTE: "no peer has {destination} in allowed_ips, {count} packets dropped so far; add it to a peer",
-    Reason.NO_COOKIE: "under load: handshakes come faster than they can be answered, the last from {who}; senders "
-    "have to prove their address now",
+    Reason.NO_COOKIE: "under load: handshakes come faster than they can be answered, the last from {who}; who sends "
+    "them has to prove his address now, and peers still get in",
+    Reason.UNKNOWN_CONTROL: "peer {peer}: sends control messages of a newer version; update tunneld here",
+    Reason.MALFORMED: "peer {peer}: sends what breaks the format, {count} so far; report it to those who made it",
     Reason.STORM: "peer {peer}: more than 1,000 broadcast frames a second, {count} dropped so far; look for a loop",
     Reason.MAC_LIMIT: "peer {peer}: more hosts than it may have behind it, {count} frames dropped so far",
     Reason.MAC_TAKEN: "peer {peer}: sends as a host that is behind another peer, {count} frames dropped so far",
 }
+
+
+# Causes that are no refusal of ours. docs/OPERATING.md explains each.
+Cause = Literal[
+    "no-answer",
+    "unreachable",
+    "unresolved",
+    "unconfirmed",
+    "nothing-returns",
+    "mtu-differs",
+    "mode-differs",
+    "allowed-ips-differs",
+]
+DIFFERS: dict[str, Cause] = {"mtu": "mtu-differs", "mode": "mode-differs", "allowed_ips": "allowed-ips-differs"}
+
+# What is over when there is a session with the peer.
+SOLVED_BY_SESSION = (
+    "no-answer",
+    "unreachable",
+    "unresolved",
+    "unconfirmed",
+    Reason.BAD_RESPONSE.value,
+    Reason.OLD_TIMESTAMP.value,
+)
+# What says more than that there is no answer, until the next initiation but one.
+SAYS_MORE = ("unreachable", Reason.BAD_RESPONSE.value)
+HOLDS = 7.0
 
 
 class Link(Protocol):
@@ -59,7 +90,10 @@ class Link(Protocol):
 
 @dataclass(slots=True)
 class Case:
-    """One cause and what it did: `peer` is "" for strangers; `last` is in CLOCK_BOOTTIME seconds."""
+    """One cause and what it did: `peer` is "" for strangers; `last` is in CLOCK_BOOTTIME seconds.
+
+    `solved` says that it was seen to be gone since.
+    """
 
     cause: str
     peer: str
@@ -67,6 +101,7 @@ class Case:
     count: int
     last: float
     told: float
+    solved: bool = False
 
 
 class Diagnosis:
@@ -80,10 +115,12 @@ class Diagnosis:
         self._settings = settings
         self._clock = clock
         self._cases: dict[tuple[str, str], Case] = {}
+        # Of the lines for all causes and peers together.
+        self._limiter = Limiter()
 
     def cases(self) -> Sequence[Case]:
-        """Every cause so far, the latest first."""
-        return sorted(self._cases.values(), key=lambda case: -case.last)
+        """Every cause that was not seen to be gone, the latest first."""
+        return sorted((case for case in self._cases.values() if not case.solved), key=lambda case: -case.last)
 
     def take(self, event: events.Event) -> None:
         """Tell what `event` means."""
@@ -95,40 +132,52 @@ class Diagnosis:
                     text = f"handshake initiation sent to {_who(event.link)}"
                     self._states[event.peer].become(State.CONNECTING, text)
             case events.Initiated():
-                text = f"no answer from {_who(event.link)} ({event.attempt} tries): {NO_ANSWER}"
-                self.trouble(event.peer, "no-answer", text)
+                self._repeated(event)
             case events.GaveUp():
                 text = (
                     f"no answer to {event.attempts} handshake initiations; the next packet or keepalive tries again"
                 )
                 self._states[event.peer].become(State.DOWN, text)
             case events.Unconfirmed():
-                self._note("unconfirmed", event.peer, _unconfirmed(event), 1)
+                self._tell("unconfirmed", event.peer, _unconfirmed(event), 1)
             case events.Unanswered(answered=True):
                 text = f"peer {quoted(event.peer)}: handshakes complete but nothing returns: {_BEHIND}"
-                self._note("nothing-returns", event.peer, text, 1)
+                self._tell("nothing-returns", event.peer, text, 1)
             case events.Unanswered():
                 text = "nothing came back for 15 s; a new handshake begins"
                 self._states[event.peer].become(State.CONNECTING, text)
             case _:
                 self._tell_state(event)
 
-    def trouble(self, peer: str, cause: str, text: str) -> None:
+    def trouble(self, peer: str, cause: Cause, text: str) -> None:
         """The peer cannot be reached, because of `text`."""
-        self._states[peer].become(State.CONNECTING, text)
-        self._note(cause, peer, f"peer {quoted(peer)}: {text}", 1, logged=False)
+        self._note(cause, peer, f"peer {quoted(peer)}: {text}", 1)
+        self._states[peer].become(State.CONNECTING, text, cause=cause)
+
+    def _repeated(self, event: events.Initiated) -> None:
+        now = self._clock()
+        if any(now - case.last < HOLDS for case in self._of(event.peer, SAYS_MORE)):
+            return
+        # While a session is renewed the old keys still hold: one lost message is no reason for alarm.
+        if self._states[event.peer].state is State.UP and event.attempt == 2:
+            return
+        text = f"no answer from {_who(event.link)} ({event.attempt} tries): {NO_ANSWER}"
+        self.trouble(event.peer, "no-answer", text)
 
     def _tell_state(self, event: events.Event) -> None:
         match event:
             case events.Established() | events.Moved():
                 link = event.link
                 self._states[event.peer].become(State.UP, f"session with {_who(link)}", link=str(link))
+                self._solve(event.peer, SOLVED_BY_SESSION)
             case events.Restarted():
-                log.info("peer %s: was restarted", quoted(event.peer))
+                if self._limiter.admit("lines", self._clock()) is not None:
+                    log.info("peer %s: was restarted", quoted(event.peer))
             case events.Compared():
+                self._solve(event.peer, DIFFERS.values())
                 for difference in event.differences:
                     text = f"peer {quoted(event.peer)}: {difference.sentence}"
-                    self._note(f"{difference.field}-differs", event.peer, text, 1)
+                    self._tell(DIFFERS[difference.field], event.peer, text, 1)
             case events.SaidGoodbye():
                 self._states[event.peer].become(State.DOWN, "peer shut down")
             case events.Forgotten():
@@ -150,15 +199,31 @@ class Diagnosis:
             count=count,
             **_details(refused),
         )
-        self._note(cause, refused.peer, text, refused.count)
+        if refused.reason is Reason.BAD_RESPONSE and self._states[refused.peer].state is not State.UP:
+            self._note(cause, refused.peer, text, refused.count)
+            self._states[refused.peer].become(State.CONNECTING, OTHER_PSK, cause=cause)
+        else:
+            self._tell(cause, refused.peer, text, refused.count)
 
-    def _note(self, cause: str, peer: str, sentence: str, count: int, *, logged: bool = True) -> None:
+    def _tell(self, cause: str, peer: str, sentence: str, count: int) -> None:
+        """Take note of a cause, and log it now and then."""
+        case = self._note(cause, peer, sentence, count)
+        if case.last - case.told >= QUIET and self._limiter.admit("lines", case.last) is not None:
+            case.told = case.last
+            log.warning("%s", sentence)
+
+    def _note(self, cause: str, peer: str, sentence: str, count: int) -> Case:
         now = self._clock()
         case = self._cases.setdefault((cause, peer), Case(cause, peer, "", 0, now, now - QUIET))
-        case.sentence, case.count, case.last = sentence, case.count + count, now
-        if logged and now - case.told >= QUIET:
-            case.told = now
-            log.warning("%s", sentence)
+        case.sentence, case.count, case.last, case.solved = sentence, case.count + count, now, False
+        return case
+
+    def _of(self, peer: str, causes: Iterable[str]) -> Iterator[Case]:
+        return (self._cases[cause, peer] for cause in causes if (cause, peer) in self._cases)
+
+    def _solve(self, peer: str, causes: Iterable[str]) -> None:
+        for case in self._of(peer, causes):
+            case.solved = True
 
 
 _BEHIND = "check routes and firewall behind it"
@@ -181,7 +246,7 @@ def _details(refused: events.Refused) -> dict[str, str]:
         case Reason.UNKNOWN_PEER if isinstance(detail, bytes):
             return {"key": str(PublicKey(detail))}
         case Reason.OLD_TIMESTAMP if isinstance(detail, float):
-            return {"age": duration(detail) if detail >= 1 else "no newer, that is 0 s"}
+            return {"age": f"{duration(detail)} older" if detail >= 1 else "no newer"}
         case Reason.OTHER_SETTINGS:
             return {"spoken": str(detail)}
         case Reason.WRONG_SOURCE | Reason.NO_ROUTE if isinstance(detail, bytes):

@@ -67,6 +67,30 @@ def test_a_flood_of_changes_is_held_back_and_its_end_is_told(caplog):
     assert len(changes) == PER_SECOND + 1
 
 
+def test_a_trouble_is_a_warning_and_is_not_told_again_for_a_minute_while_only_its_numbers_change(caplog):
+    caplog.set_level(logging.INFO)
+    now, changes = 100.0, []
+    state = PeerState("berlin", lambda: now, lambda: changes.append(state.reason))
+    for number in range(2, 14):
+        state.become(State.CONNECTING, f"no answer ({number} tries)", cause="no-answer")
+        now += 5.0
+    assert state.reason == "no answer (13 tries)"
+    state.become(State.CONNECTING, "no answer (14 tries)", cause="no-answer")
+    state.become(State.CONNECTING, "port unreachable", cause="unreachable")
+    state.become(State.CONNECTING, "no answer (15 tries)", cause="no-answer")
+    state.become(State.DOWN, "no answer to 15")
+    state.become(State.CONNECTING, "no answer (1 tries)", cause="no-answer")
+    assert caplog.messages == [
+        "peer berlin: connecting: no answer (2 tries)",
+        "peer berlin: connecting: no answer (14 tries)",
+        "peer berlin: connecting: port unreachable",
+        "peer berlin: down: no answer to 15",
+        "peer berlin: connecting: no answer (1 tries)",
+    ]
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 3 + ["INFO", "WARNING"]
+    assert len(changes) == 5
+
+
 def test_the_link_is_forgotten_with_the_state(peer):
     state, _ = peer
     state.become(State.UP, "connected", link="tcp a → b")

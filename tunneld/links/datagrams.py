@@ -104,14 +104,14 @@ class DatagramPeers:
 
     async def _follow(self, peer: Peer, port: UdpPort) -> NoReturn:
         """Call the peer at its endpoints, each in turn."""
-        backoff, state = Backoff(lambda: 1.0), self._states[peer.name]
+        backoff = Backoff(lambda: 1.0)
         turn = 0
         while True:
             try:
                 targets = await self._resolve(self._configured[peer.name], port)
             except LinkDown as down:
                 delay = backoff.delay()
-                state.become(State.CONNECTING, f"{down}; trying again in {delay:.1f} s")
+                self._diagnosis.trouble(peer.name, "unresolved", f"{down}; trying again in {delay:.1f} s")
                 await asyncio.sleep(delay)
                 continue
             backoff.reset()

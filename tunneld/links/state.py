@@ -14,6 +14,9 @@ from tunneld.log import Limited
 
 log = logging.getLogger("tunneld.peer")
 
+# A cause that was told is not told again for so many seconds.
+QUIET = 60.0
+
 
 class State(Enum):
     """`up` means that the link stands; with `plain` over UDP, that the peer was heard lately."""
@@ -32,22 +35,34 @@ class PeerState:
         self._clock = clock
         self._changed = changed
         self._limited = Limited(log)
+        self._told: dict[str, float] = {}
         self.state = State.DOWN
         self.reason = "starting"
         self.since = clock()
         self.link: str | None = None
 
-    def become(self, state: State, reason: str, *, link: str | None = None) -> None:
-        """Enter `state` because of `reason`. `link` describes the link that stands; alone it is not worth a line."""
+    def become(self, state: State, reason: str, *, link: str | None = None, cause: str = "") -> None:
+        """Enter `state` because of `reason`. `link` describes the link that stands; alone it is not worth a line.
+
+        `cause` names a trouble. Reasons of one cause differ in their numbers: within a state, one of them a minute is
+        told, as a warning.
+        """
         self.link = link
         if (state, reason) == (self.state, self.reason):
             return
         now = self._clock()
-        if state is not self.state:
-            self.since = now
+        entered = state is not self.state
         self.state, self.reason = state, reason
+        if entered:
+            self.since = now
+        if cause:
+            if not entered and now - self._told.get(cause, -QUIET) < QUIET:
+                return
+            self._told[cause] = now
         kind = f"peer {self.name}"
-        if self._limited.log(logging.INFO, now, kind, "%s: %s: %s", kind, state.value, reason):
+        if self._limited.log(
+            logging.WARNING if cause else logging.INFO, now, kind, "%s: %s: %s", kind, state.value, reason
+        ):
             self._changed()
 
     def settle(self) -> None:
