@@ -152,7 +152,7 @@ class ControlServer:
     """Answers requests `{"request": NAME}` with what `handlers[NAME]()` returns, on the running loop.
 
     Use as an async context manager, or `start` and `close`. Only root, the own user and members of the own group are
-    answered. What clients can cost is bounded: their number, what each sends, and how long it takes to ask and to read
+    answered. What clients can cost is bounded: their number, what each sends, and how long it takes to ask and read
     (`idle` seconds in all). A handler that raises is a bug: the loop's exception handler gets it.
     """
 
