@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ from tunneld.lab.child import Child, readable
 from tunneld.lab.host import Host
 
 POLL = 0.02  # seconds between two looks at the control socket
+RUN = ("tunneld", "run")
+CLOCKED = ("tunneld.lab.clocked",)  # the same by a clock that can be moved on
 
 
 class DaemonEndedError(Exception):
@@ -34,8 +37,13 @@ class Daemon:
         self._notified = ""
 
     @classmethod
-    def start(cls, host: Host, text: str, *, name: str, options: Sequence[str] = ()) -> Daemon:
-        """Write `text` as NAME.toml and start the daemon on it, with `options` such as ("--loop", "asyncio")."""
+    def start(
+        cls, host: Host, text: str, *, name: str, options: Sequence[str] = (), command: Sequence[str] = RUN
+    ) -> Daemon:
+        """Write `text` as NAME.toml and start the daemon on it, with `options` such as ("--loop", "asyncio").
+
+        `command` is RUN or CLOCKED; of the latter, `move_clock` moves the clock on.
+        """
         config = host.run_dir / f"{name}.toml"
         config.write_text(text)
         config.chmod(0o600)
@@ -47,7 +55,7 @@ class Daemon:
         # A whole run of the tests on the other loop asks for it here, once.
         loop = os.environ.get("TUNNELD_LAB_LOOP")
         chosen = ["--loop", loop] if loop else []
-        argv = [sys.executable, "-m", "tunneld", "run", str(config), *chosen, *options]
+        argv = [sys.executable, "-m", *command, str(config), *chosen, *options]
         child = host.spawn(argv, name=name, env={"NOTIFY_SOCKET": str(address)})
         return cls(host, name, config, child, notify)
 
@@ -87,6 +95,10 @@ class Daemon:
 
     def log(self) -> str:
         return self.child.output()
+
+    def move_clock(self) -> None:
+        """Move the clock of a CLOCKED daemon on by `clocked.STEP`."""
+        self.child.signal(signal.SIGUSR1)
 
     async def stop(self) -> int:
         """SIGTERM as systemd would, SIGKILL after 5 s; the exit code."""

@@ -1,4 +1,4 @@
-"""The whole demo: six hosts, the picture of them, two scenes and a verdict."""
+"""The whole demo: six hosts, the picture of them, five scenes and a verdict."""
 
 from __future__ import annotations
 
@@ -6,30 +6,37 @@ from typing import TextIO
 
 from tunneld.edge import clock
 from tunneld.lab import topology
-from tunneld.lab.demo import keep, scene, tap, tun
+from tunneld.lab.demo import keep, plain, scene, tap, trouble, tun, wireguard
 from tunneld.lab.demo.screen import Screen
 from tunneld.lab.topology import Lab, Pair
 
 PICTURE = """
- left1 ┐     ┌──────┐ 192.0.2.1   the wire   192.0.2.2 ┌───────┐     ┌ right1
-       ├ br0 ┤ left ├──────────────────────────────────┤ right ├ br0 ┤
- left2 ┘     │      │                                  │       │     └ right2
-             │      │ 10.9.0.1 ══ tun0/UDP ══ 10.9.0.2 │       │
- 10.20.0.11  │      │ br0 ═══════ tap0/TCP ═══════ br0 │       │ 10.20.0.21
- 10.20.0.12  └──────┘                                  └───────┘ 10.20.0.22
+ left1 ┐     ┌──────┐   the wire   ┌───────┐     ┌ right1
+       ├ br0 ┤ left ├──────────────┤ right ├ br0 ┤
+ left2 ┘     └──────┘              └───────┘     └ right2
+            192.0.2.1              192.0.2.2
+
+  10.9.0.1  ══ tun0, sealed, UDP ════════════  10.9.0.2
+  10.9.1.1  ── tun1, in clear, to compare ───  10.9.1.2
+  10.20.0.x ══ tap0, sealed, TCP, bridged ═══ 10.20.0.x
+  10.9.2.1  ══ tun2, WireGuard ══════════════  10.9.2.2
 """
 
 
 async def play(screen: Screen, mode: str, keep_hosts: bool, stdin: TextIO) -> bool:
     """Play it; whether every step passed. `mode` is what `sandbox.enter` returned."""
     began = clock.now()
-    screen.say(f"tunneld: two hosts, one tunnel, all on this machine, {_how(mode)}", "bold")
+    screen.say(f"tunneld: two hosts on this machine, {_how(mode)}", "bold")
     screen.say()
     async with Lab.open() as lab:
         try:
             hosts = await _build(screen, lab)
-            await tun.play(screen, hosts)
-            await tap.play(screen, lab, hosts)
+            keys = await scene.make_keys(screen, hosts)
+            daemons = await tun.play(screen, hosts, keys)
+            await trouble.play(screen, hosts, daemons)
+            await plain.play(screen, hosts)
+            await tap.play(screen, lab, hosts, keys)
+            await wireguard.play(screen, hosts, keys)
         except scene.FAILURES:
             passed = False
         else:

@@ -1,18 +1,23 @@
-"""What the scenes of the demo have in common: the failures that a step may have, two daemons, a row of pings."""
+"""What the scenes of the demo have in common: failures that a step may have, keys, two daemons, a row of pings."""
 
 from __future__ import annotations
 
 import asyncio
+import shlex
+import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from tunneld.lab.daemon import Daemon, DaemonEndedError
 from tunneld.lab.demo.screen import Screen, Step
 from tunneld.lab.host import Host
 from tunneld.lab.ping import ping
+from tunneld.lab.topology import Pair
 from tunneld.netcfg.kernel import Kernel
 from tunneld.netcfg.model import KernelError, Link, Observed
 
 PINGS = 5
+KEY = "own.key"  # beside the configurations of each host
 
 
 class CheckError(Exception):
@@ -21,6 +26,31 @@ class CheckError(Exception):
 
 FAILURES = (CheckError, DaemonEndedError, KernelError, OSError)
 """What a step may fail with, TimeoutError included; anything else is a bug and must be loud."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The public keys of the two ends. The private one of each is in its file KEY, and nowhere else."""
+
+    left: str
+    right: str
+
+
+async def make_keys(screen: Screen, hosts: Pair) -> Keys:
+    """A key pair for each host, by the commands that an operator gives."""
+    with screen.step("keys") as step:
+        async with asyncio.TaskGroup() as tasks:
+            made = [tasks.create_task(_make_key(host)) for host in (hosts.left, hosts.right)]
+        keys = Keys(*(each.result() for each in made))
+        step.result = f"tunneld genkey, pubkey: left is {keys.left[:8]}…, right is {keys.right[:8]}…"
+    return keys
+
+
+async def _make_key(host: Host) -> str:
+    tunneld, key = shlex.join([sys.executable, "-m", "tunneld"]), shlex.quote(str(host.run_dir / KEY))
+    done = await host.run(["sh", "-ec", f"umask 077; {tunneld} genkey >{key}; {tunneld} pubkey <{key}"])
+    expect(done.code == 0, f"no key for {host.name}: {done.output}")
+    return done.output.strip()
 
 
 async def start(screen: Screen, name: str, configs: Sequence[tuple[Host, str]]) -> list[Daemon]:
@@ -37,12 +67,12 @@ async def start(screen: Screen, name: str, configs: Sequence[tuple[Host, str]]) 
 
 async def connected(step: Step, daemons: Sequence[Daemon]) -> None:
     """Wait until the daemons say that the tunnel is up; the link of the first is the result of the step."""
-    links = []
+    found = []
     for daemon in daemons:
         step.progress(f"waiting for {daemon.host.name}")
-        status = await daemon.wait_state("up")
-        links.append(status["peer"]["link"])
-    step.result = f"{links[0]}, up on both"
+        found.append(await daemon.wait_state("up"))
+    cipher = found[0]["cipher"] or "in clear"
+    step.result = f"{found[0]['peers'][0]['link']}, up on both, {cipher}"
 
 
 async def pinged(screen: Screen, sender: Host, address: str) -> None:

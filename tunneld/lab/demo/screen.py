@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import textwrap
 from collections.abc import Mapping
 from types import TracebackType
 from typing import TextIO
@@ -12,9 +13,10 @@ from tunneld.edge import clock
 
 FRAME = 0.05  # seconds between two live lines of a step: more is not seen, and costs on a slow terminal
 LABEL = 12  # columns for the name of a step
+INDENT = 4 + LABEL  # columns in front of what a step has to say
 
 _STYLES = {"bold": "1", "dim": "2", "good": "32", "bad": "31", "alarm": "33"}
-_PLAIN_MARKS = {"✓": "ok", "✗": "FAILED", "…": ".."}
+_PLAIN_MARKS = {"✓": "ok", "✗": "FAILED", "…": "..", "○": "--"}
 _PLAIN_LINES = str.maketrans("─│┌┐└┘├┤═█░", "-|++++++=#.") | str.maketrans({"→": "->", "←": "<-", "…": "..."})
 
 
@@ -35,6 +37,11 @@ class Screen:
         unicode = (stream.encoding or "").lower().replace("-", "") == "utf8"
         return cls(stream, live=terminal, colour=terminal and not environ.get("NO_COLOR"), unicode=unicode)
 
+    @property
+    def columns(self) -> int:
+        """How wide a line may be; 80 in a pipe."""
+        return shutil.get_terminal_size().columns
+
     def say(self, text: str = "", style: str = "") -> None:
         """A line."""
         self._write(self._styled(self._fit(text), style) + "\n")
@@ -51,19 +58,25 @@ class Screen:
         """A step that begins now; a context manager."""
         return Step(self, name)
 
+    def skip(self, name: str, why: str) -> None:
+        """A step that is not taken, and what it needs."""
+        self.show("○", name, why, "dim")
+
     def show(self, mark: str, name: str, text: str, style: str) -> None:
-        """The line of a step, instead of its live line."""
+        """The line of a step, instead of its live line. A long one goes on below itself."""
         shown = mark if self._unicode else _PLAIN_MARKS[mark]
         gap = " " * max(1, LABEL - len(name))
-        self._write(
-            f"{self._erase()}  {self._styled(shown, style)} {self._styled(name, 'bold')}{gap}{self._fit(text)}\n"
+        rows = textwrap.wrap(
+            self._fit(text), max(self.columns - INDENT, LABEL), break_long_words=False, break_on_hyphens=False
         )
+        body = f"\n{' ' * INDENT}".join(rows)
+        self._write(f"{self._erase()}  {self._styled(shown, style)} {self._styled(name, 'bold')}{gap}{body}\n")
 
     def show_live(self, name: str, text: str) -> None:
         """The line of a step that goes on. It must not wrap, or it could not be rewritten."""
         if self.live:
             line = f"  {'…' if self._unicode else '..'} {name:<{LABEL}}{self._fit(text)}"
-            self._write(self._erase() + line[: shutil.get_terminal_size().columns - 1])
+            self._write(self._erase() + line[: self.columns - 1])
 
     def clear(self) -> None:
         """Take the live line away."""

@@ -1,22 +1,23 @@
-"""The second scene: Ethernet frames. Two LANs of two hosts each become one, over TCP."""
+"""The fourth scene: Ethernet frames. Two LANs of two hosts each become one, sealed, over TCP."""
 
 from __future__ import annotations
 
 from tunneld.lab import network
 from tunneld.lab.capture import Capture
 from tunneld.lab.demo import scene
-from tunneld.lab.demo.scene import expect
+from tunneld.lab.demo.scene import KEY, Keys, expect
 from tunneld.lab.demo.screen import Screen
 from tunneld.lab.topology import Lab, Pair
 
 LEFT_LAN = {"left1": "10.20.0.11", "left2": "10.20.0.12"}
 RIGHT_LAN = {"right1": "10.20.0.21", "right2": "10.20.0.22"}
 
-_CONFIG = """\
+_PORT = 55556
+_CONFIG = f"""\
 [tunnel]
-protocol = "plain"
 transport = "tcp"
-{listen}
+private_key_file = "{KEY}"
+{{listen}}
 
 [interface]
 name = "tap0"
@@ -25,19 +26,20 @@ mtu = 1500
 bridge = "br0"
 
 [[peer]]
-name = "{peer}"
-{endpoint}
+name = "{{peer}}"
+public_key = "{{key}}"
+{{endpoint}}
 """
 
 
-async def play(screen: Screen, lab: Lab, hosts: Pair) -> None:
+async def play(screen: Screen, lab: Lab, hosts: Pair, keys: Keys) -> None:
     """Raises one of `scene.FAILURES`."""
-    screen.heading("Frames: a TAP tunnel over TCP bridges two LANs")
-    place = f'"{hosts.left_v4}:55556"'
-    left = _CONFIG.format(listen=f"listen = {place}", peer="right", endpoint="")
-    right = _CONFIG.format(listen="", peer="left", endpoint=f"endpoint = {place}")
+    screen.heading("Frames: a sealed TAP tunnel over TCP bridges two LANs")
+    place = f'"{hosts.left_v4}:{_PORT}"'
+    left = _CONFIG.format(listen=f"listen = {place}", peer="right", key=keys.right, endpoint="")
+    right = _CONFIG.format(listen="", peer="left", key=keys.left, endpoint=f"endpoint = {place}")
     daemons = await scene.start(screen, "frames", [(hosts.left, left), (hosts.right, right)])
-    with screen.step("connection") as step:
+    with screen.step("handshake") as step:
         await scene.connected(step, daemons)
     await _bridges(screen, hosts)
     await _arp(screen, lab)

@@ -1,74 +1,82 @@
-"""The first scene: IP packets between two hosts, over UDP; and what a capture on the wire outside shows of them."""
+"""The first scene: IP packets between two hosts, sealed, over UDP."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 
-from tunneld.lab import decode, sockets, traffic
-from tunneld.lab.capture import Capture
-from tunneld.lab.demo import scene
-from tunneld.lab.demo.scene import expect, ms
+from tunneld.lab import traffic
+from tunneld.lab.daemon import Daemon
+from tunneld.lab.demo import scene, wire
+from tunneld.lab.demo.scene import KEY, Keys, expect, ms
 from tunneld.lab.demo.screen import Screen, Step, bar
 from tunneld.lab.shell import Session
 from tunneld.lab.topology import Pair
-from tunneld.proto.const import PREFIX_BYTES
 
 LEFT = "10.9.0.1"
 RIGHT = "10.9.0.2"
-FILE_BYTES = 100_000_000
+PORT = 55555
+FILE_BYTES = 30_000_000
 COMMAND = "echo this is $HOST"
-SECRET = b"the password is swordfish"
 
-_OUTER_HEADERS = 14 + 20 + 8  # Ethernet, IPv4 and UDP, in front of what the daemon sent
-_CONFIG = """\
+_CONFIG = f"""\
 [tunnel]
-protocol = "plain"
-transport = "udp"
-listen = "{outer}:55555"
+private_key_file = "{KEY}"
+listen = "{{outer}}:{PORT}"
 
 [interface]
 name = "tun0"
-mode = "tun"
-addresses = ["{inner}/24"]
+addresses = ["{{inner}}/24"]
 
 [[peer]]
-name = "{peer}"
-endpoint = "{peer_outer}:55555"
+name = "{{peer}}"
+public_key = "{{key}}"
+{{endpoint}}
+allowed_ips = ["{{peer_inner}}/32"]
 """
 
 
-async def play(screen: Screen, hosts: Pair) -> None:
-    """Raises one of `scene.FAILURES`."""
-    screen.heading("Packets: a TUN tunnel over UDP")
-    left = _CONFIG.format(outer=hosts.left_v4, inner=LEFT, peer="right", peer_outer=hosts.right_v4)
-    right = _CONFIG.format(outer=hosts.right_v4, inner=RIGHT, peer="left", peer_outer=hosts.left_v4)
+async def play(screen: Screen, hosts: Pair, keys: Keys) -> list[Daemon]:
+    """The two daemons, left and right, which go on. Raises one of `scene.FAILURES`."""
+    screen.heading("Packets: a sealed TUN tunnel over UDP")
+    # Only right calls, so it is known who renews the keys later: the end that began.
+    left = _CONFIG.format(
+        outer=hosts.left_v4, inner=LEFT, peer="right", key=keys.right, endpoint="", peer_inner=RIGHT
+    )
+    call = f'endpoint = "{hosts.left_v4}:{PORT}"'
+    right = _CONFIG.format(
+        outer=hosts.right_v4, inner=RIGHT, peer="left", key=keys.left, endpoint=call, peer_inner=LEFT
+    )
     daemons = await scene.start(screen, "packets", [(hosts.left, left), (hosts.right, right)])
-    await _device(screen, hosts)
-    await _addresses(screen, hosts)
-    with screen.step("connection") as step:
-        await scene.reached(hosts.left, RIGHT)  # UDP has no connection: it is up once datagrams arrive
+    with screen.step("handshake") as step:
         await scene.connected(step, daemons)
+    await _device(screen, hosts)
     await scene.pinged(screen, hosts.left, RIGHT)
+    await _wire(screen, hosts)
     await _file(screen, hosts)
     await _session(screen, hosts)
-    await _wire(screen, hosts)
+    return daemons
 
 
 async def _device(screen: Screen, hosts: Pair) -> None:
     with screen.step("device") as step:
-        for host in (hosts.left, hosts.right):
-            link = scene.link_of(await scene.observe(host), "tun0")
-            expect(link.state == "up", f"tun0 is {link.state} on {host.name}")
-        step.result = f"tun0 is up on both, MTU {link.mtu}"
-
-
-async def _addresses(screen: Screen, hosts: Pair) -> None:
-    with screen.step("addresses") as step:
         for host, wanted in ((hosts.left, LEFT), (hosts.right, RIGHT)):
-            addresses = [str(each.address) for each in (await scene.observe(host)).addresses if each.link == "tun0"]
+            observed = await scene.observe(host)
+            link = scene.link_of(observed, "tun0")
+            expect(link.state == "up", f"tun0 is {link.state} on {host.name}")
+            addresses = [str(each.address) for each in observed.addresses if each.link == "tun0"]
             expect(f"{wanted}/24" in addresses, f"tun0 on {host.name} has {addresses}, not {wanted}/24")
-        step.result = f"{LEFT}/24 on left, {RIGHT}/24 on right"
+        step.result = f"tun0 is up on both: {LEFT}/24 and {RIGHT}/24, MTU {link.mtu}"
+
+
+async def _wire(screen: Screen, hosts: Pair) -> None:
+    with screen.step("wire") as step:
+        heard = await wire.say(hosts, RIGHT, PORT)
+        expect(not heard.showing(), f"{heard.showing()} frames on eth0 show what left said")
+        step.result = (
+            f'left says "{wire.MARKER.decode()}" {wire.TIMES} times, right hears it; '
+            f"of {len(heard.frames)} frames on eth0, 0 show it"
+        )
+    wire.show(screen, heard.messages[0], f"{hosts.left_v4} > {hosts.right_v4}", "good")
 
 
 async def _file(screen: Screen, hosts: Pair) -> None:
@@ -95,31 +103,9 @@ def _show_share(step: Step, received: int) -> None:
 
 
 async def _session(screen: Screen, hosts: Pair) -> None:
-    with screen.step("session") as step:
+    with screen.step("shell") as step:
         async with Session.open(hosts.left, hosts.right, (RIGHT, 7022)) as session:
             done = await session.type(COMMAND, pause=0.03, progress=lambda typed: step.progress(f"$ {typed}"))
         expect(done.answer == "this is right", f"{COMMAND!r} answered {done.answer!r}")
         mean = sum(done.echoes) / len(done.echoes)
         step.result = f"$ {COMMAND} → {done.answer} ({len(done.echoes)} keys, echo in {ms(mean)} ms)"
-
-
-async def _wire(screen: Screen, hosts: Pair) -> None:
-    with screen.step("wire") as step, Capture(hosts.left, "eth0") as capture:
-        with sockets.udp(hosts.left, connect=(RIGHT, 7007)) as sock:
-            sock.send(SECRET)
-        frame = await capture.wait_for(lambda packet: SECRET in packet.data)
-        (record,) = (each for each in _records(frame.data[_OUTER_HEADERS:]) if SECRET in each)
-        step.result = f'left says "{SECRET.decode()}" to right; on eth0:'
-    screen.detail(f"outside: {decode.ethernet(frame.data, shown=0)}, in it:")
-    for line in decode.dump(record):
-        screen.detail(line)
-    screen.detail(f"inside:  {decode.ip(record[PREFIX_BYTES:], shown=0)}")
-    screen.detail('In clear (protocol "plain"): anybody on the way can read and change it.', "alarm")
-
-
-def _records(message: bytes) -> Iterator[bytes]:
-    """What a datagram of `plain` holds: each packet after its length."""
-    while message:
-        end = PREFIX_BYTES + int.from_bytes(message[:PREFIX_BYTES], "big")
-        yield message[:end]
-        message = message[end:]
