@@ -26,7 +26,8 @@ REQUIRE_ALL = os.environ.get("TUNNELD_REQUIRE_ALL") == "1"
 
 # At import, while the process still has one thread: see sandbox.enter.
 try:
-    MODE = sandbox.enter()
+    # A worker of pytest-xdist begins inside the namespaces of its controller, and is root there in any case.
+    MODE = os.environ.setdefault("TUNNELD_SANDBOX", sandbox.enter())
     UNAVAILABLE = ""
 except sandbox.SandboxUnavailableError as error:
     MODE = "none"
