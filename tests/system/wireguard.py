@@ -20,15 +20,15 @@ from tests.system.conftest import LINK, NAME, inside, toml
 from tunneld.keys import PrivateKey, encode
 from tunneld.lab import network
 from tunneld.lab.child import Child
-from tunneld.lab.daemon import Daemon
+from tunneld.lab.daemon import RUN, Daemon
 from tunneld.lab.host import Host
 from tunneld.lab.topology import Pair
 from tunneld.netcfg.kernel import Kernel
 from tunneld.netcfg.operation import LinkSet
 
 PORT = 51820
-FLAT = 16 + 16  # bytes that a data message adds to its padded packet
-INITIATION, RESPONSE = 148, 92  # bytes of the messages
+# Bytes of the messages; of a data message, those that are not the packet and its padding.
+INITIATION, RESPONSE, DATA = 148, 92, 16 + 16
 
 # wireguard-go puts its socket where every host of this run sees it, so no two have the same device name.
 _numbers = itertools.count(1)
@@ -122,9 +122,10 @@ class WireGuard:
         return str(path)
 
 
-def needs_wireguard_go() -> None:
-    """Skip where it, or `wg` to configure it, is missing."""
-    for program, package in (("wireguard-go", "wireguard-go"), ("wg", "wireguard-tools")):
+def needs_wireguard_go(*programs: str) -> None:
+    """Skip where it, or `wg` to configure it, or another of its `programs` is missing."""
+    for program in ("wireguard-go", "wg", *programs):
+        package = "wireguard-go" if program == "wireguard-go" else "wireguard-tools"
         if shutil.which(program) is None:
             missing(f"{program} is not installed: apt-get install {package}")
 
@@ -136,11 +137,12 @@ def tunneld(
     addresses: Sequence[str],
     listen: str | None = f"[::]:{PORT}",
     name: str = NAME,
+    command: Sequence[str] = RUN,
     **interface: object,
 ) -> Daemon:
     """A daemon that speaks `wireguard` on the device t0. A `preshared_key` of a peer is put into a file."""
     text = configuration(host, key, *peers, addresses=addresses, listen=listen, **interface)
-    return Daemon.start(host, text, name=name)
+    return Daemon.start(host, text, name=name, command=command)
 
 
 def configuration(
@@ -192,6 +194,10 @@ class Couple:
         """What `wg show` says of us."""
         return await self.wireguard.shown(self.ours.public)
 
+    async def is_up(self) -> bool:
+        """Whether we have had a handshake."""
+        return (await self.peer())["latest_handshake"] is not None
+
     async def agree(self) -> tuple[int, int]:
         """Wait until both say the same of handshake, endpoints and bytes: those to us, and those from us."""
         await until(self._same)
@@ -232,6 +238,7 @@ async def couple(
     preshared_key: str = "",
     keepalive: int = 0,
     mtu: int | None = None,
+    command: Sequence[str] = RUN,
 ) -> Couple:
     """Both running; "tunneld", "wireguard-go" or "both" know the other's endpoint. No handshake needs to be over."""
     ours, theirs = Key.generate(), Key.generate()
@@ -240,17 +247,17 @@ async def couple(
     settings: dict[str, object] = {"persistent_keepalive": keepalive}
     if initiator != "tunneld":
         settings["endpoint"] = at(left)
-    await wireguard.set_peer(ours.public, *hosts_only(inside(0)), preshared_key=preshared_key, **settings)
-    peer = {"public_key": theirs.public, "allowed_ips": hosts_only(inside(1)), "preshared_key": preshared_key}
+    await wireguard.set_peer(ours.public, *host_prefixes(inside(0)), preshared_key=preshared_key, **settings)
+    peer = {"public_key": theirs.public, "allowed_ips": host_prefixes(inside(1)), "preshared_key": preshared_key}
     if initiator != "wireguard-go":
         peer |= {"endpoint": at(right), "keepalive": keepalive}
     interface = {} if mtu is None else {"mtu": mtu}
-    daemon = tunneld(hosts.left, ours, peer, addresses=inside(0), **interface)
+    daemon = tunneld(hosts.left, ours, peer, addresses=inside(0), command=command, **interface)
     await daemon.wait_ready()
     return Couple(hosts, ours, theirs, daemon, wireguard)
 
 
-def hosts_only(addresses: Sequence[str]) -> list[str]:
+def host_prefixes(addresses: Sequence[str]) -> list[str]:
     """The addresses without what is around them: as prefixes of one address each."""
     plain = (address.partition("/")[0] for address in addresses)
     return [f"{address}/{128 if ':' in address else 32}" for address in plain]
