@@ -57,6 +57,7 @@ SENTENCES = {
 # Causes that are no refusal of ours. docs/OPERATING.md explains each.
 Cause = Literal[
     "no-answer",
+    "no-connection",
     "unreachable",
     "unresolved",
     "unconfirmed",
@@ -70,6 +71,7 @@ DIFFERS: dict[str, Cause] = {"mtu": "mtu-differs", "mode": "mode-differs", "allo
 # What is over when there is a session with the peer.
 SOLVED_BY_SESSION = (
     "no-answer",
+    "no-connection",
     "unreachable",
     "unresolved",
     "unconfirmed",
@@ -77,6 +79,7 @@ SOLVED_BY_SESSION = (
     Reason.OLD_TIMESTAMP.value,
 )
 # What says more than that there is no answer, until the next initiation but one.
+SAYS_LITTLE = ("no-answer", "no-connection")
 SAYS_MORE = ("unreachable", Reason.BAD_RESPONSE.value)
 HOLDS = 7.0
 
@@ -150,14 +153,14 @@ class Diagnosis:
                 self._tell_state(event)
 
     def trouble(self, peer: str, cause: Cause, text: str) -> None:
-        """The peer cannot be reached, because of `text`."""
+        """The peer cannot be reached, because of `text`; unless more is known than that."""
+        now = self._clock()
+        if cause in SAYS_LITTLE and any(now - case.last < HOLDS for case in self._of(peer, SAYS_MORE)):
+            return
         self._note(cause, peer, f"peer {quoted(peer)}: {text}", 1)
         self._states[peer].become(State.CONNECTING, text, cause=cause)
 
     def _repeated(self, event: events.Initiated) -> None:
-        now = self._clock()
-        if any(now - case.last < HOLDS for case in self._of(event.peer, SAYS_MORE)):
-            return
         # While a session is renewed the old keys still hold: one lost message is no reason for alarm.
         if self._states[event.peer].state is State.UP and event.attempt == 2:
             return
@@ -231,7 +234,7 @@ _BEHIND = "check routes and firewall behind it"
 
 def _unconfirmed(event: events.Unconfirmed) -> str:
     return (
-        f"peer {quoted(event.peer)}: {event.responses} handshakes answered, but it never confirms: "
+        f"peer {quoted(event.peer)}: we answer its handshakes, but it never confirms: "
         "preshared_key differs, or our answers do not reach it"
     )
 

@@ -32,7 +32,7 @@ from tunneld.links.state import PeerState, State
 from tunneld.links.tcp import HELD, SILENCE, WATCH_PAUSE
 from tunneld.proto.backoff import Backoff
 from tunneld.proto.errors import BadPacket, LinkDown
-from tunneld.proto.events import Established, SaidGoodbye, Stalled, Superseded
+from tunneld.proto.events import Established, SaidGoodbye, Stalled, Superseded, Unconfirmed
 from tunneld.proto.peer import Peer
 from tunneld.proto.streams import StreamTunnel
 from tunneld.proto.wire import INITIATION, RESPONSE
@@ -132,7 +132,8 @@ class StreamPeers:
                 continue
             delay = backoff.delay()
             if peer.association is None:
-                state.become(State.CONNECTING, f"{self._why[peer.name]}; trying again in {delay:.1f} s")
+                text = f"{self._why[peer.name]}; trying again in {delay:.1f} s"
+                self._diagnosis.trouble(peer.name, "no-connection", text)
             await self._pause(peer, delay)
 
     async def _until_needed(self, peer: Peer) -> None:
@@ -280,6 +281,8 @@ class StreamPeers:
             await self._carry(link)
         except LinkDown as down:
             proved = peer.latest_handshake is not None and peer.latest_handshake >= started
+            if not proved:
+                self._diagnosis.take(Unconfirmed(peer.name, link, 1))
             self._tell_ended(peer, str(down) if proved else UNCONFIRMED)
             return proved
         finally:
