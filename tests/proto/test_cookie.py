@@ -152,6 +152,16 @@ def test_every_reply_has_a_nonce_of_its_own(profile, checker, jar):
     assert len({reply[8:32] for reply in replies}) == 100
 
 
+def test_the_first_nonce_of_a_secret_is_random_and_the_next_ones_count(profile, jar):
+    drawn = [b"secret".ljust(32), bytes(16) + b"\xff" * 8, b"other secret".ljust(32), b"n" * 24]
+    checker = CookieChecker(profile, PUBLIC, lambda size: drawn.pop(0))
+    for now, nonce in ((0, bytes(16) + b"\xff" * 8), (119, bytes(24)), (120, b"n" * 24), (120, b"n" * 23 + b"o")):
+        reply = checker.create_reply_untrusted(message(profile, jar, now), SOURCE, now)
+        assert reply[8:32] == nonce
+        jar.consume_reply_untrusted(profile, reply, now)
+        assert checker.proves_source_untrusted(message(profile, jar, now), SOURCE, now)
+
+
 def test_hchacha20_gives_the_known_answer():
     # draft-irtf-cfrg-xchacha-03, section 2.2.1.
     nonce = bytes.fromhex("000000090000004a0000000031415927")

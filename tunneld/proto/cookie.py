@@ -39,6 +39,7 @@ COOKIE_MAX_AGE: Final = COOKIE_SECRET_MAX_AGE - COOKIE_SECRET_LATENCY
 _LABEL_MAC1: Final = b"mac1----"
 _LABEL_COOKIE: Final = b"cookie--"
 _NO_MAC: Final = bytes(MAC_BYTES)
+_COUNT_BYTES: Final = 8
 
 # ChaCha20's state is 16 words: 4 of constants, 8 of the key, 4 of counter and nonce.
 _CONSTANTS: Final = struct.unpack("<4I", b"expand 32-byte k")
@@ -78,24 +79,44 @@ class CookieChecker:
         self._random = random
         self._secret = b""
         self._secret_end = float("-inf")
+        self._sealing: ChaCha20Poly1305
+        self._nonce_start = b""
+        self._nonce_count = 0
+        self._asked: tuple[bytes | None, bytes] = (None, b"")
 
     def proves_source_untrusted(self, message: Buffer, source: bytes, now: float) -> bool:
         """Whether MAC2 of `message` is keyed by a cookie that we sent to `source` under the secret of `now`."""
         if now >= self._secret_end:
             return False
-        expected = mac(mac(self._secret, source), message[:-MAC_BYTES])
+        expected = mac(self._cookie(source), message[:-MAC_BYTES])
         return hmac.compare_digest(expected, message[-MAC_BYTES:])
 
     def create_reply_untrusted(self, message: Buffer, source: bytes, now: float) -> bytes:
         """The cookie message for the sender of `message` at `source`. Call after `check_mac1_untrusted` only."""
         if now >= self._secret_end:
-            self._secret = self._random(KEY_BYTES)
-            self._secret_end = now + COOKIE_SECRET_MAX_AGE
-        nonce = self._random(COOKIE_NONCE_BYTES)
+            self._renew(now)
+        nonce = self._nonce_start + self._nonce_count.to_bytes(_COUNT_BYTES)
+        self._nonce_count = (self._nonce_count + 1) % (1 << 8 * _COUNT_BYTES)
         mac1 = bytes(message[-2 * MAC_BYTES : -MAC_BYTES])
-        sealed = _xchacha20_poly1305(self._key, nonce).encrypt(_tail(nonce), mac(self._secret, source), mac1)
+        sealed = self._sealing.encrypt(_tail(nonce), self._cookie(source), mac1)
         (sender,) = SENDER.unpack_from(message)
         return COOKIE.pack(self._word, sender, nonce, sealed)
+
+    def _renew(self, now: float) -> None:
+        self._secret = self._random(KEY_BYTES)
+        self._secret_end = now + COOKIE_SECRET_MAX_AGE
+        self._asked = (None, b"")
+        # The subkey of XChaCha20, which costs more than all the rest, depends on the first 16 bytes alone: these stay
+        # as long as the secret does, and the others count, so that no nonce comes twice.
+        nonce = self._random(COOKIE_NONCE_BYTES)
+        self._sealing = _xchacha20_poly1305(self._key, nonce)
+        self._nonce_start, self._nonce_count = nonce[:-_COUNT_BYTES], int.from_bytes(nonce[-_COUNT_BYTES:])
+
+    def _cookie(self, source: bytes) -> bytes:
+        """The cookie of `source`. The last one is kept: who has no right MAC2 is asked about twice, then answered."""
+        if self._asked[0] != source:
+            self._asked = source, mac(self._secret, source)
+        return self._asked[1]
 
 
 class CookieJar:

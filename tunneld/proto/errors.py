@@ -53,6 +53,9 @@ class Reason(Enum):
     NO_ROUTE = "no-allowed-ip"
     NO_SESSION = "no-session"
 
+    # There is one object of each. Enum would hash the name, in Python, for every packet that is counted.
+    __hash__ = object.__hash__
+
 
 class BadPacket(Exception):
     """The peer's fault: drop what was read and count `reason`. The reader may go on."""
