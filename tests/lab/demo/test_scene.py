@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import stat
+
 import pytest
 
+from tunneld.keys import load_private_key
 from tunneld.lab import network
 from tunneld.lab.daemon import DaemonEndedError
 from tunneld.lab.demo import scene
@@ -27,7 +30,7 @@ async def test_reached_says_who_does_not_answer(pair):
 
 
 async def test_a_daemon_that_does_not_start_fails_the_step_with_its_log(pair, screen, stream):
-    with pytest.raises(DaemonEndedError, match="protocol"):
+    with pytest.raises(DaemonEndedError, match="private_key_file"):
         await scene.start(screen, "bad", [(pair.left, "[tunnel]\n")])
     assert stream.getvalue() == "  ✗ daemons     tunneld run bad.toml has ended on left\n"
 
@@ -43,3 +46,12 @@ def test_expect():
     scene.expect(True, "")
     with pytest.raises(scene.CheckError, match="otherwise"):
         scene.expect(False, "otherwise")
+
+
+async def test_keys_are_made_by_the_commands_of_an_operator(pair, screen, stream):
+    keys = await scene.make_keys(screen, pair)
+    for host, public in ((pair.left, keys.left), (pair.right, keys.right)):
+        assert stat.S_IMODE(host.run_dir.stat().st_mode) == 0o700
+        assert stat.S_IMODE((host.run_dir / scene.KEY).stat().st_mode) == 0o600
+        assert str(load_private_key(scene.KEY, host.run_dir).public_key()) == public
+        assert f"{host.name} is {public[:8]}…" in stream.getvalue()

@@ -99,5 +99,24 @@ def test_colour_and_live_lines_suit_the_stream(stream, environ, live, coloured):
     assert stream.getvalue() == ("\x1b[32mtext\x1b[0m\n" if coloured else "text\n")
 
 
+def test_a_long_result_goes_on_below_itself(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    stream = io.StringIO()
+    with Screen(stream, live=False, colour=False, unicode=True).step("ping") as step:
+        step.result = "word " * 20
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith(" " * 16 + "word") for line in lines[1:])
+    assert max(map(len, lines)) <= 60
+
+
+def test_a_step_that_is_not_taken_has_neither_passed_nor_failed():
+    stream = io.StringIO()
+    screen = Screen(stream, live=False, colour=False, unicode=False)
+    screen.skip("wireguard", "not installed")
+    assert stream.getvalue() == "  -- wireguard   not installed\n"
+    assert screen.passed == 0
+
+
 def test_bar():
     assert [bar(share, width=4) for share in (0.0, 0.5, 1.0)] == ["░░░░", "██░░", "████"]

@@ -12,16 +12,24 @@ async def lans(lab, pair):
         await topology.lan(lab, gateway, {name: [f"{address}/24"] for name, address in members.items()})
 
 
-async def test_the_two_lans_become_one(lab, pair, lans, screen, stream):
-    await tap.play(screen, lab, pair)
-    shown = stream.getvalue()
-    steps = [line.split()[1] for line in shown.splitlines() if line.startswith("  ✓")]
-    assert steps == ["daemons", "connection", "bridge", "arp", "ping"]
-    assert network.mac(lab.hosts["right1"], "eth0") in shown
+@pytest.mark.long
+async def test_the_two_lans_become_one(lab, pair, lans, keys, screen, stream, steps):
+    await tap.play(screen, lab, pair, keys)
+    assert steps() == ["daemons", "handshake", "bridge", "arp", "ping"]
+    assert network.mac(lab.hosts["right1"], "eth0") in stream.getvalue()
 
 
-async def test_a_host_that_is_not_there_fails_the_step(lab, pair, lans, screen, stream):
+@pytest.mark.long
+async def test_a_host_that_is_not_there_fails_the_step(lab, pair, lans, keys, screen, stream):
     await network.set_state(lab.hosts["right1"], "eth0", "down")
     with pytest.raises(scene.FAILURES):
-        await tap.play(screen, lab, pair)
+        await tap.play(screen, lab, pair, keys)
     assert "✗ arp         10.20.0.21 does not answer left1" in stream.getvalue()
+
+
+async def test_a_device_that_is_no_port_fails_the_step(pair, screen, stream):
+    for host in (pair.left, pair.right):
+        await network.bridge(host, "br0")
+    with pytest.raises(scene.CheckError):
+        await tap._bridges(screen, pair)
+    assert "✗ bridge      there is no interface tap0" in stream.getvalue()

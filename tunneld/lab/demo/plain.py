@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 from tunneld.lab import decode
+from tunneld.lab.daemon import Daemon
 from tunneld.lab.demo import scene, wire
 from tunneld.lab.demo.scene import expect
 from tunneld.lab.demo.screen import Screen
@@ -33,9 +35,7 @@ endpoint = "{{peer_outer}}:{PORT}"
 async def play(screen: Screen, hosts: Pair) -> None:
     """Raises one of `scene.FAILURES`. Nothing of it goes on."""
     screen.heading('In clear, to compare: protocol "plain"')
-    left = _CONFIG.format(outer=hosts.left_v4, inner=LEFT, peer="right", peer_outer=hosts.right_v4)
-    right = _CONFIG.format(outer=hosts.right_v4, inner=RIGHT, peer="left", peer_outer=hosts.left_v4)
-    daemons = await scene.start(screen, "clear", [(hosts.left, left), (hosts.right, right)])
+    daemons = await start(screen, hosts)
     with screen.step("wire") as step:
         heard = await wire.say(hosts, RIGHT, PORT)
         expect(heard.showing() >= wire.TIMES, f"only {heard.showing()} frames on eth0 show what left said")
@@ -44,8 +44,16 @@ async def play(screen: Screen, hosts: Pair) -> None:
     wire.show(screen, record, f"{hosts.left_v4} > {hosts.right_v4}", "alarm")
     screen.detail(f"inside: {decode.ip(record[PREFIX_BYTES:], shown=0)}")
     screen.detail("Anybody on the way can read it and change it.", "alarm")
-    for daemon in daemons:
-        await daemon.stop()
+    async with asyncio.TaskGroup() as tasks:
+        for daemon in daemons:
+            tasks.create_task(daemon.stop())
+
+
+async def start(screen: Screen, hosts: Pair) -> list[Daemon]:
+    """The two daemons, left and right."""
+    left = _CONFIG.format(outer=hosts.left_v4, inner=LEFT, peer="right", peer_outer=hosts.right_v4)
+    right = _CONFIG.format(outer=hosts.right_v4, inner=RIGHT, peer="left", peer_outer=hosts.left_v4)
+    return await scene.start(screen, "clear", [(hosts.left, left), (hosts.right, right)])
 
 
 def _records(message: bytes) -> Iterator[bytes]:

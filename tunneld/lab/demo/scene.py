@@ -17,6 +17,7 @@ from tunneld.netcfg.kernel import Kernel
 from tunneld.netcfg.model import KernelError, Link, Observed
 
 PINGS = 5
+PATIENCE = 10.0  # seconds for a tunnel to come up
 KEY = "own.key"  # beside the configurations of each host
 
 
@@ -70,7 +71,7 @@ async def connected(step: Step, daemons: Sequence[Daemon]) -> None:
     found = []
     for daemon in daemons:
         step.progress(f"waiting for {daemon.host.name}")
-        found.append(await daemon.wait_state("up"))
+        found.append(await daemon.wait_state("up", PATIENCE))
     cipher = found[0]["cipher"] or "in clear"
     step.result = f"{found[0]['peers'][0]['link']}, up on both, {cipher}"
 

@@ -19,6 +19,7 @@ from tunneld.lab.ping import ping, wait_reachable
 from tunneld.lab.topology import Pair
 from tunneld.proto.profile import MessageType, tunneld_profile
 
+PATIENCE = 5.0  # seconds for what must follow
 RESTARTED = "was restarted"
 
 _WORDS = tunneld_profile("udp", "tun", "chacha20-poly1305").words
@@ -42,7 +43,7 @@ async def _cable(screen: Screen, hosts: Pair, left: Daemon) -> None:
         expect(pings.lost == 3, "pings are answered without a cable")
         await network.set_state(hosts.right, "eth0", "up")
         plugged = clock.now()
-        await wait_reachable(hosts.left, RIGHT)
+        await wait_reachable(hosts.left, RIGHT, PATIENCE)
         healed = clock.now() - plugged
         handshake = (await _peer(left))["latest_handshake"]
         expect(handshake > clock.now() - began, "there were new keys: the session did not outlive the cable")
@@ -58,9 +59,9 @@ async def _kill(screen: Screen, hosts: Pair, left: Daemon, right: Daemon) -> Dae
         step.progress("right starts again")
         right = Daemon.start(hosts.right, right.config.read_text(), name=right.name, command=CLOCKED)
         await right.wait_ready()
-        await wait_reachable(hosts.left, RIGHT)
+        await wait_reachable(hosts.left, RIGHT, PATIENCE)
         took = clock.now() - began
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while RESTARTED not in left.log():  # noqa: ASYNC110 (a log file announces nothing)
                 await asyncio.sleep(POLL)
         step.result = (
@@ -74,8 +75,8 @@ async def _renew(screen: Screen, hosts: Pair, right: Daemon) -> None:
     with screen.step("re-key") as step, Capture(hosts.right, "eth0") as wire:
         right.move_clock()
         pings = await ping(hosts.right, LEFT, count=10)
-        asked = await wire.wait_for(lambda frame: _is(MessageType.INITIATION, frame))
-        answered = await wire.wait_for(lambda frame: _is(MessageType.RESPONSE, frame))
+        asked = await wire.wait_for(lambda frame: _is(MessageType.INITIATION, frame), PATIENCE)
+        answered = await wire.wait_for(lambda frame: _is(MessageType.RESPONSE, frame), PATIENCE)
         expect(not pings.lost, f"{pings.lost} of {pings.sent} pings were lost")
         age = (await _peer(right))["latest_handshake"]
         expect(age < STEP, f"the keys of right are {age:.0f} s old")

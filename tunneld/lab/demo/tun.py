@@ -9,6 +9,7 @@ from tunneld.lab.daemon import Daemon
 from tunneld.lab.demo import scene, wire
 from tunneld.lab.demo.scene import KEY, Keys, expect, ms
 from tunneld.lab.demo.screen import Screen, Step, bar
+from tunneld.lab.host import Host
 from tunneld.lab.shell import Session
 from tunneld.lab.topology import Pair
 
@@ -38,15 +39,7 @@ allowed_ips = ["{{peer_inner}}/32"]
 async def play(screen: Screen, hosts: Pair, keys: Keys) -> list[Daemon]:
     """The two daemons, left and right, which go on. Raises one of `scene.FAILURES`."""
     screen.heading("Packets: a sealed TUN tunnel over UDP")
-    # Only right calls, so it is known who renews the keys later: the end that began.
-    left = _CONFIG.format(
-        outer=hosts.left_v4, inner=LEFT, peer="right", key=keys.right, endpoint="", peer_inner=RIGHT
-    )
-    call = f'endpoint = "{hosts.left_v4}:{PORT}"'
-    right = _CONFIG.format(
-        outer=hosts.right_v4, inner=RIGHT, peer="left", key=keys.left, endpoint=call, peer_inner=LEFT
-    )
-    daemons = await scene.start(screen, "packets", [(hosts.left, left), (hosts.right, right)])
+    daemons = await scene.start(screen, "packets", configs(hosts, keys))
     with screen.step("handshake") as step:
         await scene.connected(step, daemons)
     await _device(screen, hosts)
@@ -55,6 +48,19 @@ async def play(screen: Screen, hosts: Pair, keys: Keys) -> list[Daemon]:
     await _file(screen, hosts)
     await _session(screen, hosts)
     return daemons
+
+
+def configs(hosts: Pair, keys: Keys) -> list[tuple[Host, str]]:
+    """Each host with the text of its file, left and right."""
+    # Only right calls, so it is known who renews the keys later: the end that began.
+    left = _CONFIG.format(
+        outer=hosts.left_v4, inner=LEFT, peer="right", key=keys.right, endpoint="", peer_inner=RIGHT
+    )
+    call = f'endpoint = "{hosts.left_v4}:{PORT}"'
+    right = _CONFIG.format(
+        outer=hosts.right_v4, inner=RIGHT, peer="left", key=keys.left, endpoint=call, peer_inner=LEFT
+    )
+    return [(hosts.left, left), (hosts.right, right)]
 
 
 async def _device(screen: Screen, hosts: Pair) -> None:

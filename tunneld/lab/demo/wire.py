@@ -15,6 +15,7 @@ from tunneld.lab.topology import Pair
 MARKER = b"the password is swordfish"
 TIMES = 20
 HEADERS = 14 + 20 + 8  # Ethernet, IPv4 and UDP, in front of what the daemon sent
+PATIENCE = 2.0  # seconds until right must have heard it
 SHOWN = 64  # bytes of a message
 
 _WIDE = 76  # columns that 16 bytes in a row take; a narrow terminal has 8
@@ -49,7 +50,7 @@ async def say(hosts: Pair, address: str, port: int) -> Heard:
     ):
         for _ in range(TIMES):
             mouth.send(MARKER)
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(PATIENCE):
                 await readable(ear.fileno())
             heard = ear.recv(2048)
             expect(heard == MARKER, f"right heard {heard!r}")

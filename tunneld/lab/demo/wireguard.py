@@ -6,6 +6,7 @@ import asyncio
 import shutil
 
 from tunneld.lab import network
+from tunneld.lab.child import Child
 from tunneld.lab.daemon import POLL, Daemon
 from tunneld.lab.demo import scene
 from tunneld.lab.demo.scene import KEY, Keys, expect
@@ -45,10 +46,7 @@ async def play(screen: Screen, hosts: Pair, keys: Keys) -> None:
         return
     with screen.step("wireguard-go") as step:
         child = hosts.right.spawn(["wireguard-go", "-f", "wg0"], name="wireguard-go")
-        async with asyncio.timeout(5):
-            while (await hosts.right.run(["wg", "show", "wg0"])).code:
-                expect(child.running, f"wireguard-go has ended on right\n{child.output()}")
-                await asyncio.sleep(POLL)
+        await wait_ready(hosts.right, child)
         peer = ["peer", keys.left, "endpoint", f"{hosts.left_v4}:{PORT}", "allowed-ips", f"{LEFT}/32"]
         ours = ["listen-port", str(PORT), "private-key", str(hosts.right.run_dir / KEY)]
         await _wg(hosts.right, "set", "wg0", *ours, *peer)
@@ -67,6 +65,14 @@ async def play(screen: Screen, hosts: Pair, keys: Keys) -> None:
         received, sent = (int(count) for count in shown.split()[1:])
         expect(received > 0 and sent > 0, f"wg show says {shown}")
         step.result = f"transfer: {received} B received, {sent} B sent, says wg on right"
+
+
+async def wait_ready(host: Host, child: Child, link: str = "wg0") -> None:
+    """Wait until wireguard-go, which is `child`, can be configured. Raises CheckError, TimeoutError."""
+    async with asyncio.timeout(5):
+        while (await host.run(["wg", "show", link])).code:
+            expect(child.running, f"wireguard-go has ended on {host.name}: {child.output()}")
+            await asyncio.sleep(POLL)
 
 
 async def _wg(host: Host, *words: str) -> str:
