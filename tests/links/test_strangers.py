@@ -1,0 +1,266 @@
+"""Whoever else connects to an end of a sealed tunnel over TCP: silence, bounds, floods.
+
+a is the end, and b the peer that it knows. Visitors are connections whose other side the test plays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import random
+import resource
+import socket
+import struct
+from contextlib import ExitStack, contextmanager, suppress
+
+import pytest
+
+from tests.edge.pairs import open_descriptors, until
+from tests.links.peers import running
+from tests.links.sealed import (
+    LOOPBACK,
+    SHORT,
+    End,
+    Impostor,
+    Visitor,
+    calling,
+    listening,
+    passes,
+    sources,
+    unread,
+)
+from tunneld.edge import clock
+from tunneld.links import streams
+from tunneld.proto.errors import Reason
+from tunneld.proto.framing import encode
+
+EARLY_OR_LATE = 0.2
+INITIATION = 2 + 148
+GARBAGE = random.Random(0).randbytes(2000)
+PROBES = {
+    "nothing": b"",
+    "one byte": b"\0",
+    "a length": struct.pack("!H", 148),
+    "http": b"GET / HTTP/1.1\r\nHost: 192.0.2.1\r\n\r\n",
+    "tls": b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03" + GARBAGE[:500],
+    "garbage of that length": struct.pack("!H", 148) + GARBAGE[:148],
+    "more than an initiation": struct.pack("!H", 148) + GARBAGE,
+    "the longest": b"\xff\xff" + GARBAGE,
+    "a response": struct.pack("!H", 92) + b"\x82\0\0\0" + GARBAGE[:88],
+    "data": struct.pack("!H", 32) + b"\x84\0\0\0" + GARBAGE[:28],
+    "for another key": Impostor("b", "x").initiation(),
+    "of a stranger": Impostor("x", "a").initiation(),
+}
+
+
+async def probed(at, sent: bytes, source: str, *, half_closed: bool) -> tuple[bytes, str, float]:
+    """What came back, how it ended, and after how many seconds."""
+    with await Visitor.come(at, source) as visitor:
+        began = clock.now()
+        await visitor.send(sent)
+        if half_closed:
+            visitor.sock.shutdown(socket.SHUT_WR)
+        return *await visitor.rest(), clock.now() - began
+
+
+async def all_probed(a: End, probes: list[bytes]) -> list[tuple[bytes, str, float]]:
+    async with asyncio.TaskGroup() as tasks:
+        asked = [
+            tasks.create_task(probed(a.at, sent, source, half_closed=half))
+            for (sent, half), source in zip(itertools.product(probes, (False, True)), sources(), strict=False)
+        ]
+    return [task.result() for task in asked]
+
+
+@pytest.mark.parametrize("seconds", [SHORT, pytest.param(5.0, marks=pytest.mark.long)])
+async def test_whatever_a_stranger_says_it_gets_silence_and_the_same_end_at_the_same_time(monkeypatch, seconds):
+    monkeypatch.setattr(streams, "HANDSHAKE_TIMEOUT", seconds)
+    before = open_descriptors()
+    a, initiation = listening(), Impostor("b", "a").initiation()
+    async with running(a.run()):
+        with await Visitor.come(a.at) as first:
+            await first.send(initiation)
+            assert len(await first.message()) == 92, "the detector hears what is said to a peer"
+            ends = await all_probed(a, [*PROBES.values(), initiation])
+            await first.over()
+        await until(lambda: not a.streams._strangers)
+        assert {(answer, end) for answer, end, _ in ends} == {(b"", "end")}
+        assert max(abs(after - seconds) for *_, after in ends) < EARLY_OR_LATE
+    await until(lambda: open_descriptors() == before)
+
+
+@pytest.mark.parametrize(
+    ("sent", "read"),
+    [(GARBAGE, 2), (b"\0\x93" + GARBAGE, 2), (b"\0\x94" + GARBAGE, INITIATION), (b"\0\x94" + GARBAGE[:7], 9)],
+)
+async def test_a_strangers_bytes_stay_unread_but_for_one_initiation(sent, read):
+    a = listening()
+    async with running(a.run()):
+        with await Visitor.come(a.at) as visitor:
+            await visitor.send(sent)
+            await until(lambda: unread(a.at, visitor) == len(sent) - read)
+            await visitor.send(GARBAGE)
+            await until(lambda: unread(a.at, visitor) == len(sent) - read + len(GARBAGE))
+
+
+WRONG_BEHIND_AN_INITIATION = {
+    "nothing": lambda session: b"",
+    "garbage": lambda session: b"\0\x40" + GARBAGE[:64],
+    "empty messages": lambda session: bytes(20),
+    "another initiation": lambda session: Impostor("b", "a", made=1.9e9).initiation(),
+    "damaged data": lambda session: encode([session.seal_batch([b""], 0.0)[0][:-1] + b"?"]),
+    "the second message first": lambda session: encode(session.seal_batch([b"", b""], 0.0)[1:]),
+    "the longest": lambda session: b"\xff\xff" + GARBAGE,
+}
+
+
+async def errs(wrong) -> tuple[bytes, float]:
+    """What comes behind the response, and how long after the arrival the connection is closed."""
+    a, b = listening(), Impostor("b", "a")
+    async with running(a.run()):
+        with await Visitor.come(a.at) as visitor:
+            began = clock.now()
+            await visitor.send(b.initiation())
+            await visitor.send(wrong(b.session(await visitor.message())))
+            answer, _ = await visitor.rest()
+            after = clock.now() - began
+            await until(lambda: streams.UNCONFIRMED in a.now("b"))
+    assert not a.up("b")
+    return answer, after
+
+
+@pytest.mark.usefixtures("short")
+async def test_who_has_shown_an_initiation_and_then_errs_is_closed_no_earlier():
+    async with asyncio.TaskGroup() as tasks:
+        ends = [tasks.create_task(errs(wrong)) for wrong in WRONG_BEHIND_AN_INITIATION.values()]
+    for task in ends:
+        answer, after = task.result()
+        assert answer == b""
+        assert abs(after - SHORT) < EARLY_OR_LATE
+
+
+async def test_strangers_are_few_and_the_oldest_goes(monkeypatch):
+    monkeypatch.setattr(streams, "MOST_STRANGERS", 20)
+    before, a = open_descriptors(), listening()
+    async with running(a.run()):
+        visitors = [await Visitor.come(a.at, "127.0.0.1") for _ in range(10)]
+        await until(lambda: list(map(closed, visitors)) == [True] * 2 + [False] * 8)
+        visitors += [await Visitor.come(a.at, source) for source in itertools.islice(sources(), 19)]
+        await until(lambda: list(map(closed, visitors)) == [True] * 9 + [False] * 20)
+    for visitor in visitors:
+        visitor.sock.close()
+    await until(lambda: open_descriptors() == before)
+
+
+def closed(visitor: Visitor) -> bool:
+    """Whether the other side has closed."""
+    try:
+        return visitor.sock.recv(1) == b""
+    except BlockingIOError:
+        return False
+
+
+async def test_who_has_shown_an_initiation_outlives_who_floods_from_its_address():
+    a, b = listening(), Impostor("b", "a")
+    async with running(a.run()):
+        with await Visitor.come(a.at) as peer:
+            await peer.send(b.initiation())
+            response = await peer.message()
+            for _ in range(3 * streams.MOST_STRANGERS_OF_AN_ADDRESS):
+                (await Visitor.come(a.at)).sock.close()
+            await until(lambda: len(a.streams._strangers) == streams.MOST_STRANGERS_OF_AN_ADDRESS)
+            await peer.send(encode(b.session(response).seal_batch([b""], 0.0)))
+            await until(lambda: a.up("b"))
+
+
+@pytest.mark.usefixtures("short")
+async def test_a_flood_of_strangers_leaves_an_established_peer_alone_and_lets_a_new_one_in():
+    before = open_descriptors()
+    hub = End("a", {"b": (), "c": ()}, listen=LOOPBACK)
+    b, c = calling(hub), End("c", {"a": (hub.at,)})
+    came = itertools.cycle(itertools.islice(sources(), 200))
+    most = 0
+
+    async def flood():
+        nonlocal most
+        for number, source in zip(range(600), came, strict=False):
+            with suppress(OSError):
+                visitor = await Visitor.come(hub.at, source)
+                visitor.sock.send(
+                    (b"", b"\0", b"GET / HTTP/1.1\r\n\r\n", Impostor("x", "a").initiation())[number % 4]
+                )
+                (visitor.reset if number % 3 else visitor.sock.close)()
+            most = max(most, len(hub.streams._strangers))
+
+    async with running(hub.run(), b.run()):
+        await until(lambda: b.up("a"))
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(flood())
+            await asyncio.sleep(0)
+            async with running(c.run()):
+                await until(lambda: c.up("a"))
+                await passes(c, hub, "a")
+                await passes(b, hub, "a")
+        assert 10 < most <= streams.MOST_STRANGERS
+        await until(lambda: not hub.streams._strangers)
+        assert [state for state, _ in b.history["a"]].count("up") == 1, "it never lost its connection"
+    await until(lambda: open_descriptors() == before)
+
+
+async def test_no_descriptor_left_is_said_once_and_passes(caplog):
+    a = listening()
+    b = calling(a)
+    async with running(a.run()):
+        with socket.socket() as waiting:
+            with no_descriptors():
+                waiting.connect((a.at.host, a.at.port))
+                await until(lambda: "cannot accept a connection: Too many open files" in caplog.text)
+                await asyncio.sleep(2.2 * streams.ACCEPT_PAUSE)
+            async with running(b.run()):
+                await until(lambda: b.up("a"), 2.0)
+    assert caplog.text.count("cannot accept") == 1
+
+
+@contextmanager
+def no_descriptors():
+    """Let none be opened any more."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.mark.parametrize("times", [100, pytest.param(1000, marks=pytest.mark.long)])
+async def test_initiations_on_new_connections_do_not_displace_the_session(monkeypatch, times):
+    """Old ones are refused; one that is new, as after a restart of ours every old one is, gets an answer only."""
+    monkeypatch.setattr(streams, "HANDSHAKE_TIMEOUT", 30.0)
+    a, b = listening(), Impostor("b", "a")
+    old = [b.initiation(), b.initiation()]
+    async with running(a.run()):
+        with ExitStack() as visitors:
+            peer = visitors.enter_context(await Visitor.come(a.at))
+            session = await b.join(peer)
+            await until(lambda: a.up("b"))
+            for number, source in enumerate(itertools.islice(sources(), times)):
+                visitor = visitors.enter_context(await Visitor.come(a.at, source))
+                await visitor.send(old[number % 2])
+            await until(lambda: refused(a, Reason.OLD_TIMESTAMP, Reason.RATE_LIMITED) == times)
+            assert a.ports == 1
+            another = visitors.enter_context(await Visitor.come(a.at))
+            await another.send(b.initiation())
+            assert len(await another.message()) == 92
+            before = a.tunnel.peers[0].received_bytes
+            await peer.send(encode(session.seal_batch([b""], 0.0)))
+            await until(lambda: a.tunnel.peers[0].received_bytes > before)
+            a.send("b")
+            while len(await peer.message()) < 100:
+                pass
+
+
+def refused(end: End, *reasons: Reason) -> int:
+    return sum(end.pump.drops()[reason] for reason in reasons)

@@ -1,0 +1,176 @@
+"""Connections between ends of a sealed tunnel: docs/PROTOCOL.md 7.6. For strangers see test_strangers.py.
+
+a and b are ends and know each other; a hub knows b and c. Visitors are connections whose other side the test plays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+import struct
+
+import pytest
+
+from tests.edge.pairs import open_descriptors, until
+from tests.links.peers import running
+from tests.links.sealed import LOOPBACK, End, Impostor, Visitor, joined, listening, passes
+from tunneld.config import Endpoint
+from tunneld.edge import clock, tcp
+from tunneld.links import streams
+from tunneld.links.tcp import HELD
+from tunneld.proto.controlchannel import Goodbye
+from tunneld.proto.controlchannel import encode as control
+from tunneld.proto.errors import LinkDown
+from tunneld.proto.framing import encode
+from tunneld.proto.payload import KindPayload
+from tunneld.proto.session import Session
+
+# --- one connection
+
+
+@pytest.mark.parametrize("times", [5, pytest.param(200, marks=[pytest.mark.long, pytest.mark.timeout(300)])])
+async def test_an_end_comes_back_after_every_end_of_its_connection_and_nothing_is_left_behind(times):
+    async with joined() as (a, b):
+        descriptors, tasks = open_descriptors(), len(asyncio.all_tasks())
+        for number in range(times):
+            (link,) = b.pump._ports
+            if number % 2:
+                link._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            b.pump.end(link, LinkDown("so that it comes again"))
+            b.clock.ahead += streams.HELD
+            await until(lambda link=link: b.up("a") and link not in b.pump._ports and a.up("b") and a.ports == 1)
+        await passes(a, b)
+        await until(lambda: b.now("a").startswith("up"))
+        await until(lambda: (open_descriptors(), len(asyncio.all_tasks())) == (descriptors, tasks))
+
+
+async def test_the_delay_doubles_and_begins_anew_after_a_connection_that_held():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        at = Endpoint(*server.getsockname())
+    b, a = End("b", {"a": (at,)}), None
+    delays = Delays(b)
+    async with running(b.run()):
+        await until(lambda: len(delays.look()) == 4)
+        for delay, step in zip(delays.look(), (0.2, 0.4, 0.8, 1.6), strict=True):
+            assert max(0.2, step / 2) - 0.051 <= delay <= step + 0.051
+        a = listening(at=at)
+        async with running(a.run()):
+            await until(lambda: b.up("a"))
+            b.clock.ahead += HELD
+        await until(lambda: len(delays.look()) == 5)
+    assert delays.look()[-1] == 0.2
+
+
+class Delays:
+    """Those that the end b tells before its tries to connect."""
+
+    def __init__(self, b: End) -> None:
+        self._b = b
+        self._seen: list[str] = []
+
+    def look(self) -> list[float]:
+        said = self._b.now("a")
+        if "trying again in" in said and self._seen[-1:] != [said]:
+            self._seen.append(said)
+        return [float(re.findall(r"again in ([\d.]+) s", said)[0]) for said in self._seen]
+
+
+async def test_a_packet_ends_the_delay(monkeypatch):
+    monkeypatch.setattr(streams, "PATIENCE", 0.3)
+    monkeypatch.setattr(streams, "Backoff", lambda random: Forever())
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        at = Endpoint(*server.getsockname())
+    b = End("b", {"a": (at,)})
+    async with running(b.run()):
+        await until(lambda: "trying again" in b.now("a"))
+        began = clock.now()
+        b.send("a")
+        with tcp.listen(at) as server:
+            (await called(server)).sock.close()
+            assert clock.now() - began > 0.2, "not for every packet at once"
+
+
+class Forever:
+    """So that only a packet can be the cause of another try."""
+
+    def delay(self) -> float:
+        return 1000.0
+
+    def reset(self) -> None: ...
+
+
+# --- goodbye
+
+
+@pytest.mark.parametrize("leaver", ["a", "b"])
+async def test_after_a_goodbye_nobody_connects_until_there_is_a_packet(leaver):
+    async with joined() as (a, b):
+        gone, left = (a, b) if leaver == "a" else (b, a)
+        await passes(left, gone, leaver)
+        gone.say_goodbye()
+        await until(lambda: left.now(leaver) == "down: peer shut down")
+        await until(lambda: a.ports == b.ports == 0)
+        if leaver == "b":
+            return
+        await asyncio.sleep(0.5)
+        assert (b.now("a"), a.ports) == ("down: peer shut down", 0)
+        b.send("a")
+        await until(lambda: b.up("a"))
+
+
+async def test_after_a_goodbye_the_keepalive_connects():
+    async with joined(keepalive=25) as (a, b):
+        a.say_goodbye()
+        await until(lambda: b.now("a") == "down: peer shut down")
+        await asyncio.sleep(3 * streams.TICK)
+        assert a.ports == 0
+        b.clock.ahead += 25
+        await until(lambda: b.up("a"))
+
+
+async def test_who_says_goodbye_and_stays_is_closed():
+    a, b = listening(), Impostor("b", "a")
+    async with running(a.run()):
+        with await Visitor.come(a.at) as peer:
+            session = await b.join(peer)
+            await until(lambda: a.up("b"))
+            await say_goodbye(peer, session)
+            await peer.over()
+            await until(lambda: a.now("b") == "down: peer shut down")
+
+
+@pytest.mark.usefixtures("short")
+async def test_a_peer_that_came_back_after_its_goodbye_is_called_when_it_is_lost():
+    """Both can connect; b plays a server that never answers beside. The goodbye is of the past by then."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        a, b = End("a", {"b": (Endpoint(*server.getsockname()),)}, listen=LOOPBACK), Impostor("b", "a")
+        async with running(a.run()):
+            await closed_by_itself(server)
+            with await Visitor.come(a.at) as peer:
+                await say_goodbye(peer, await b.join(peer))
+                await peer.over()
+            with await Visitor.come(a.at) as peer:
+                await b.join(peer)
+                await until(lambda: a.up("b"))
+                await asyncio.sleep(5 * streams.TICK)
+                with pytest.raises(BlockingIOError):
+                    server.accept()
+            await closed_by_itself(server)
+
+
+async def say_goodbye(peer: Visitor, session: Session) -> None:
+    goodbye = KindPayload(max_packet=1400, max_plaintext=1400, ethernet=False).control(control([Goodbye()]))
+    await peer.send(encode(session.seal_batch([goodbye], 0.0)))
+
+
+async def called(server: socket.socket) -> Visitor:
+    """The next connection to the server."""
+    return Visitor((await asyncio.wait_for(asyncio.get_running_loop().sock_accept(server), 5))[0])
+
+
+async def closed_by_itself(server: socket.socket) -> None:
+    """Wait for a connection, and until the end that opened it gives it up."""
+    with await called(server) as visitor:
+        await visitor.over()
