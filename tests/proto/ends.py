@@ -15,7 +15,7 @@ from tunneld.proto.handshake import NO_PRESHARED_KEY, Local, Remote
 from tunneld.proto.noise import key_pair
 from tunneld.proto.payload import BarePayload, KindPayload
 from tunneld.proto.peer import Peer
-from tunneld.proto.profile import WIREGUARD, tunneld_profile
+from tunneld.proto.profile import WIREGUARD, MessageType, tunneld_profile
 from tunneld.proto.routing import CableRouting, CryptokeyRouting, SwitchRouting
 from tunneld.proto.station import Station
 from tunneld.proto.streams import StreamTunnel
@@ -23,6 +23,7 @@ from tunneld.proto.tai64n import Stamper
 
 MTU = 1400
 EVERYTHING = ("0.0.0.0/0", "::/0")
+NOW = 1000.0
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ def end(
     keepalive: float = 0.0,
     pinned: bool = False,
     floor: float = 1_700_000_000.0,
+    random: str = "",
     macs: int = 64,
     jitter=None,
 ):
@@ -103,13 +105,13 @@ def end(
     profile = profile or tunneld_profile("udp", "tun", "chacha20-poly1305")
     sealed = profile is not WIREGUARD
     mode = "tap" if " tap " in profile.settings + " " else "tun"
-    random = numbers(f"random of {name}")
+    drawn = numbers(random or f"random of {name}")
     stamper = Stamper()
     jitter = jitter or (lambda: 0.5)
     station = Station(
         Local(profile, private(name)),
         mode=mode,
-        random=random,
+        random=drawn,
         stamp=lambda: stamper.next(floor),
         jitter=jitter,
         control=sealed,
@@ -159,11 +161,15 @@ def messages(tunnel, now):
 
 
 class Wire:
-    """Carries datagrams between ends by name until nobody has anything to say; what passed is kept in `seen`."""
+    """Carries datagrams between ends by name until nobody has anything to say; what passed is kept in `seen`.
+
+    `lost`, whatever it is asked with, says which of them do not arrive; `sent_at` has the moment of each.
+    """
 
     def __init__(self, **tunnels) -> None:
         self.tunnels = tunnels
         self.seen: list[tuple[str, str, bytes]] = []
+        self.sent_at: list[float] = []
         self.received: dict[str, list[bytes]] = {name: [] for name in tunnels}
 
     def settle(self, now: float, lost=lambda sender, receiver, message: False) -> None:
@@ -177,6 +183,7 @@ class Wire:
                 return
             for sender, receiver, message in under_way:
                 self.seen.append((sender, receiver, message))
+                self.sent_at.append(now)
                 if not lost(sender, receiver, message):
                     self.deliver(sender, receiver, [message], now)
         raise AssertionError("the ends never stop talking")
@@ -184,6 +191,11 @@ class Wire:
     def deliver(self, sender: str, receiver: str, datagrams, now: float) -> None:
         packets = self.tunnels[receiver].receive_untrusted(Way(sender), [memoryview(m) for m in datagrams], now)
         self.received[receiver] += map(bytes, packets)
+
+    def moments(self, sender: str, kind: MessageType) -> list[float]:
+        """When the end sent messages of that kind."""
+        seen = zip(self.seen, self.sent_at, strict=True)
+        return [now for (name, _, message), now in seen if (name, message[0] & 0x7F) == (sender, kind)]
 
 
 class Cables:
@@ -286,3 +298,51 @@ def peer_of(tunnel, name: str = ""):
 def association(tunnel, name: str = ""):
     """What carries the packets of the peer called so, or of the only one."""
     return peer_of(tunnel, name).association
+
+
+# Two ends called a and b over datagrams, and one packet each for the other.
+
+TO_B = ipv4("10.0.0.1", "10.0.0.2", b"from a to b")
+TO_A = ipv4("10.0.0.2", "10.0.0.1", b"from b to a")
+
+
+def everything(sender: str, receiver: str, message: bytes) -> bool:
+    """For a wire that is cut."""
+    return True
+
+
+def pair(profile, **settings) -> Wire:
+    """Two ends that know where the other is, and have not spoken."""
+    a = end("a", {"b": ("10.0.0.2/32",)}, profile=profile, **settings)
+    b = end("b", {"a": ("10.0.0.1/32",)}, profile=profile, **settings)
+    point(a, "b", Way("b"))
+    point(b, "a", Way("a"))
+    return Wire(a=a, b=b)
+
+
+def joined(profile, **settings) -> Wire:
+    """The same with a session, which a began with a packet."""
+    wire = pair(profile, **settings)
+    send(wire, "a", NOW)
+    assert wire.received["b"] == [TO_B]
+    for tunnel in wire.tunnels.values():
+        events(tunnel)
+    return wire
+
+
+def send(wire: Wire, name: str, now: float, **settings) -> None:
+    wire.tunnels[name].enqueue([TO_B if name == "a" else TO_A], now)
+    wire.settle(now, **settings)
+
+
+def passes(wire: Wire, now: float) -> bool:
+    """Whether packets pass both ways."""
+    before = {name: len(received) for name, received in wire.received.items()}
+    for name in "ab":
+        send(wire, name, now)
+    return all(len(wire.received[name]) == before[name] + 1 for name in "ab")
+
+
+def told(tunnel, kind):
+    """The events of that kind since somebody asked for events."""
+    return [event for event in events(tunnel) if isinstance(event, kind)]

@@ -121,3 +121,15 @@ def test_no_session_is_lost_or_handed_back_twice(keys):
             for gone in keys.install(held[number]):
                 del held[gone.local_index]
         assert sorted(held) == sorted(numbers(keys.sessions()))
+
+
+def test_what_the_peer_has_no_more_is_dropped_and_what_is_newer_is_kept(keys):
+    keys.install(session(1))
+    keys.install(session(2))
+    keys.install(session(3, initiator=False))
+    assert numbers(keys.forget_confirmed()) == [2]
+    assert slots(keys) == [None, None, 3]
+    assert keys.opened_with(keys.next)
+    keys.install(session(4))
+    assert numbers(keys.forget_confirmed()) == [4, 3]
+    assert keys.forget_confirmed() == []

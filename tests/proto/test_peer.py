@@ -1,7 +1,9 @@
 import pytest
 
 from tests.proto.keys import PSK
+from tunneld.proto.controlchannel import Hello
 from tunneld.proto.errors import BadPacket, Reason
+from tunneld.proto.events import Compared, Restarted
 from tunneld.proto.handshake import Remote
 from tunneld.proto.payload import BarePayload
 from tunneld.proto.peer import Peer
@@ -52,3 +54,32 @@ def test_a_label_that_is_no_time_is_a_label_all_the_same():
     ours = peer()
     ours.admit_initiation_untrusted(b"\xff" * 12, 0.0)
     assert refusal(ours, stamp(4e9), 1.0) is Reason.OLD_TIMESTAMP
+
+
+OURS = Hello(b"ourepoch", 1400, "tun")
+
+
+def theirs(epoch=b"theirone", mtu=1400):
+    return Hello(epoch, mtu, "tun")
+
+
+def test_settings_are_told_at_first_and_when_what_differs_is_another():
+    ours = peer()
+    assert ours.greet(OURS, theirs(), 0.0) == [Compared("berlin", ())]
+    assert ours.greet(OURS, theirs(), 1.0) == []
+    (compared,) = ours.greet(OURS, theirs(mtu=1300), 2.0)
+    assert [difference.field for difference in compared.differences] == ["mtu"]
+    assert ours.differences == compared.differences
+    assert ours.greet(OURS, theirs(mtu=1300), 3.0) == []
+    assert ours.greet(OURS, theirs(), 4.0) == [Compared("berlin", ())]
+    assert ours.hello == theirs()
+
+
+def test_another_epoch_is_a_restart_and_what_was_probed_before_is_forgotten():
+    ours = peer()
+    ours.greet(OURS, theirs(), 0.0)
+    ours.prober.probe(1.0)
+    assert ours.greet(OURS, theirs(b"anothers"), 2.0) == [Restarted("berlin")]
+    ours.prober.probe(100.0)
+    assert ours.prober.loss is None
+    assert ours.greet(OURS, theirs(b"anothers"), 3.0) == []

@@ -74,13 +74,15 @@ def test_loss_is_that_of_the_last_32_probes():
     assert prober.round_trip == pytest.approx(0.05)
 
 
-def test_what_is_under_way_when_the_peer_is_another_is_neither_lost_nor_echoed():
+def test_what_was_sent_before_the_peer_was_started_anew_is_neither_lost_nor_echoed():
     prober = Prober()
-    probe = prober.probe(0.0)
-    prober.forget()
-    assert not prober.echoed_untrusted(echo(probe), 0.1)
-    prober.probe(100.0)
+    old, new = prober.probe(0.0), prober.probe(0.5)
+    prober.forget(0.5)
+    assert not prober.echoed_untrusted(echo(old), 0.6)
     assert prober.loss is None
+    assert prober.echoed_untrusted(echo(new), 0.6)
+    prober.probe(100.0)
+    assert prober.loss == 0.0
 
 
 def test_identifiers_begin_anew_after_the_last():

@@ -5,14 +5,28 @@ import random
 
 import pytest
 
-from tests.proto.ends import Cables, Connection, association, elapse, end, events, ipv4, messages, peer_of, public
+from tests.proto.ends import (
+    NOW,
+    TO_A,
+    TO_B,
+    Cables,
+    Connection,
+    association,
+    elapse,
+    end,
+    events,
+    ipv4,
+    messages,
+    peer_of,
+    public,
+)  # fmt: skip
 from tunneld.proto.const import (
     MAX_QUEUED_PACKETS,
     REJECT_AFTER_TIME,
     REKEY_AFTER_TIME,
     REKEY_ATTEMPT_TIME,
     REKEY_JITTER,
-)
+)  # fmt: skip
 from tunneld.proto.controlchannel import Probe
 from tunneld.proto.errors import BadPacket, Reason
 from tunneld.proto.events import Established, Initiated, Refused, Stalled, Superseded
@@ -21,9 +35,6 @@ from tunneld.proto.profile import tunneld_profile
 from tunneld.proto.tai64n import stamp
 
 TCP = tunneld_profile("tcp", "tun", "chacha20-poly1305")
-TO_B = ipv4("10.0.0.1", "10.0.0.2", b"from a to b")
-TO_A = ipv4("10.0.0.2", "10.0.0.1", b"from b to a")
-NOW = 1000.0
 SMALLER, GREATER = sorted("ab", key=public)
 
 

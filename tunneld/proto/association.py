@@ -19,24 +19,13 @@ from collections.abc import Iterable, Sequence
 
 from tunneld.proto import handshake
 from tunneld.proto.const import MAX_TIMER_HANDSHAKES, REKEY_ATTEMPT_TIME, REKEY_TIMEOUT
-from tunneld.proto.controlchannel import (
-    ControlMessage,
-    Echo,
-    Goodbye,
-    Hello,
-    Probe,
-    compare,
-    decode_untrusted,
-    encode,
-)
+from tunneld.proto.controlchannel import ControlMessage, Echo, Goodbye, Hello, Probe, decode_untrusted, encode
 from tunneld.proto.errors import BadPacket, Reason
 from tunneld.proto.events import (
-    Compared,
     Established,
     Forgotten,
     GaveUp,
     Initiated,
-    Restarted,
     SaidGoodbye,
     Stalled,
     Unanswered,
@@ -77,7 +66,8 @@ class Association:
         self._unanswered = 0
         self._responses = 0
         self._last_minute = False
-        self._greeted: Session | None = None
+        self._greeted: int | None = None
+        self._heard = False
         self._staged = Staging()
         self._outbox: list[bytes] = []
 
@@ -191,10 +181,6 @@ class Association:
         """Answer an initiation of the peer over our own link."""
         self._put([self.respond(received, now)])
 
-    def consume_cookie_untrusted(self, message: Buffer, now: float) -> None:
-        """Keep the cookie for the next initiation, which goes out when it is due. Raises BadPacket."""
-        self.peer.remote.jar.consume_reply_untrusted(self._station.local.profile, message, now)
-
     # Messages in
 
     def receive_untrusted(
@@ -216,6 +202,7 @@ class Association:
         self._move(link)
         if self.slots.opened_with(session):
             self._complete(session, now)
+        self._heard = self._heard or session is self.slots.current
         unpacked = peer.payload.unpack_untrusted(opened.plaintexts, None if self._stream else opened.counters)
         if unpacked.packets:
             self._timers.data_received(now)
@@ -252,10 +239,7 @@ class Association:
 
     def forget(self) -> None:
         """Drop all keys and all that waits for some."""
-        self.drop_initiation()
-        self._free(self.slots.forget())
-        self._purge()
-        self._timers.stop()
+        self._drop(self.slots.forget())
 
     # Within
 
@@ -267,8 +251,7 @@ class Association:
             return
         self._put(messages)
         self._timers.data_sent(now)
-        if session.rekey_due_sending(now):
-            self.initiate(now)
+        self._renew_if_due(session, now)
         if self._station.control and peer.prober.due(now):
             self._seal_control(session, [peer.prober.probe(now)], now)
 
@@ -288,7 +271,11 @@ class Association:
         elif not self._staged:
             self._put(session.seal_batch([KEEPALIVE], now))
             self._timers.any_sent(now)
-        if session is not None and session.rekey_due_sending(now):
+        if session is not None:
+            self._renew_if_due(session, now)
+
+    def _renew_if_due(self, session: Session, now: float) -> None:
+        if session.rekey_due_sending(now):
             self.initiate(now)
 
     def _retry(self, now: float) -> None:
@@ -319,6 +306,7 @@ class Association:
         )
         self._station.indices.bind(session)
         self._free(self.slots.install(session))
+        self._heard = self._heard and not initiator
         return session
 
     def _complete(self, session: Session, now: float) -> None:
@@ -355,37 +343,39 @@ class Association:
         messages, faults = decode_untrusted(body)
         for fault in faults:
             self._station.ledger.refuse(fault, self.link, peer=self.peer.name)
+        # If both ends began at once, the peer seals with our previous session, and nothing comes in the current one.
+        latest = session is self.slots.current or not self._heard
         echoes: list[ControlMessage] = []
         for message in messages:
             if isinstance(message, Probe):
                 echoes.append(Echo(message.identifier, message.size))
             elif isinstance(message, Echo):
                 self.peer.prober.echoed_untrusted(message, now)
-            elif session is not self.slots.current:
+            elif not latest:
                 continue  # what it says is of the past
             elif isinstance(message, Hello):
-                # Once in a session, or a hostile peer could make events faster than anybody reads them.
-                if session is not self._greeted:
-                    self._greeted = session
-                    self._compare(message)
+                self._greet(message, session)
             else:
                 self._station.events.append(SaidGoodbye(self.peer.name))
-                self.forget()
+                self._drop(self.slots.forget_confirmed())
         sealing = self.slots.sealing(now)
         # A peer that asks and does not read would else fill our memory.
         if echoes and sealing is not None and self.link is not None and not self.link.blocked:
             self._seal_control(sealing, echoes, now)
+            self._renew_if_due(sealing, now)
 
-    def _compare(self, theirs: Hello) -> None:
-        peer, events = self.peer, self._station.events
-        before, peer.hello = peer.hello, theirs
-        if before is not None and before.epoch != theirs.epoch:
-            peer.prober.forget()
-            events.append(Restarted(peer.name))
-        differences = tuple(compare(self._station.hello(peer.allowed_ips), theirs))
-        if before is None or differences != peer.differences:
-            peer.differences = differences
-            events.append(Compared(peer.name, differences))
+    def _greet(self, theirs: Hello, session: Session) -> None:
+        # Once in a session, or a hostile peer could make events faster than anybody reads them.
+        if session.local_index == self._greeted:
+            return
+        self._greeted = session.local_index
+        self._station.events += self.peer.greet(self._station.hello(self.peer.allowed_ips), theirs, session.born)
+
+    def _drop(self, sessions: Iterable[Session]) -> None:
+        self.drop_initiation()
+        self._free(sessions)
+        self._purge()
+        self._timers.stop()
 
     def _put(self, messages: list[bytes]) -> None:
         self._outbox += messages

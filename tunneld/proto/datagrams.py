@@ -126,7 +126,8 @@ class DatagramTunnel(SealedTunnel):
 
     def _cookie_untrusted(self, message: memoryview, now: float) -> None:
         receiver = COOKIE.unpack(message)[1]
-        self._waiting_untrusted(receiver).consume_cookie_untrusted(message, now)
+        jar = self._waiting_untrusted(receiver).peer.remote.jar
+        jar.consume_reply_untrusted(self._station.local.profile, message, now)
 
     def _waiting_untrusted(self, index: int) -> Association:
         """The association whose handshake has our index `index`. Raises BadPacket(UNEXPECTED_ANSWER)."""

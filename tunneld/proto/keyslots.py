@@ -55,6 +55,12 @@ class KeySlots:
         """All there are, the newest first."""
         return [session for session in (self.next, self.current, self.previous) if session is not None]
 
+    def forget_confirmed(self) -> list[Session]:
+        """Drop `previous` and `current`, for the peer has them no more; `next`, which is newer, waits on."""
+        gone = [session for session in (self.current, self.previous) if session is not None]
+        self.previous = self.current = None
+        return gone
+
     def forget(self) -> list[Session]:
         """Drop all keys at once; returns the sessions that held them."""
         gone = self.sessions()

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from tunneld.proto.allowedips import Network
-from tunneld.proto.controlchannel import Difference, Hello
+from tunneld.proto.controlchannel import Difference, Hello, compare
 from tunneld.proto.errors import BadPacket, Reason
+from tunneld.proto.events import Compared, Restarted
 from tunneld.proto.framing import Buffer
 from tunneld.proto.handshake import Remote
 from tunneld.proto.payload import Payload
@@ -90,3 +91,16 @@ class Peer:
             raise BadPacket(Reason.RATE_LIMITED)
         self._stamps.take_untrusted(timestamp)
         self._latest_initiation = now
+
+    def greet(self, ours: Hello, theirs: Hello, since: float) -> list[Restarted | Compared]:
+        """Take in the settings of the peer, from a session `since` then; `ours` are what we told it. Returns news."""
+        news: list[Restarted | Compared] = []
+        before, self.hello = self.hello, theirs
+        if before is not None and before.epoch != theirs.epoch:
+            self.prober.forget(since)
+            news.append(Restarted(self.name))
+        differences = tuple(compare(ours, theirs))
+        if before is None or differences != self.differences:
+            self.differences = differences
+            news.append(Compared(self.name, differences))
+        return news

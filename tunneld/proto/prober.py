@@ -60,9 +60,9 @@ class Prober:
         self._give_up(now)
         return True
 
-    def forget(self) -> None:
-        """The way is another one now, or the peer is: what is under way will not be echoed."""
-        self._under_way.clear()
+    def forget(self, before: float) -> None:
+        """The peer was started anew: what was sent before that moment will not be echoed."""
+        self._under_way = {key: sent for key, sent in self._under_way.items() if sent >= before}
 
     def _give_up(self, now: float) -> None:
         for identifier in [key for key, sent in self._under_way.items() if now - sent >= PATIENCE]:

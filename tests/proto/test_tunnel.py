@@ -1,0 +1,268 @@
+"""What both kinds of sealed tunnels have in common: control channel, causes, bounds, and any order of messages."""
+
+import pytest
+
+from tests.proto.ends import (
+    NOW,
+    TO_A,
+    TO_B,
+    Overheard,
+    Way,
+    Wire,
+    association,
+    elapse,
+    end,
+    events,
+    joined,
+    messages,
+    pair,
+    passes,
+    peer_of,
+    point,
+    send,
+    told,
+)  # fmt: skip
+from tunneld.proto.controlchannel import Echo, Goodbye, Hello, Probe, encode
+from tunneld.proto.errors import Reason
+from tunneld.proto.events import Compared, Established, Refused, Restarted, SaidGoodbye
+from tunneld.proto.profile import WIREGUARD, MessageType, tunneld_profile
+
+TUN = tunneld_profile("udp", "tun", "chacha20-poly1305")
+TAP = tunneld_profile("udp", "tap", "chacha20-poly1305")
+
+
+def said(tunnel):
+    """What the end put into plaintexts since it was last asked."""
+    payload = peer_of(tunnel).payload
+    assert isinstance(payload, Overheard)
+    words, payload.said = payload.said, []
+    return words
+
+
+# The control channel
+
+
+def test_hello_is_the_first_in_every_session_from_both_ends():
+    wire = pair(TUN)
+    for beginner, now in (("a", NOW), ("b", NOW + 50), ("a", NOW + 100)):
+        association(wire.tunnels[beginner]).initiate(now)
+        wire.settle(now)
+        for name in "ab":
+            ((hello, probe), (echo,)) = said(wire.tunnels[name])
+            assert isinstance(hello, Hello)
+            assert (hello.mtu, hello.mode, hello.complete) == (1400, "tun", True)
+            assert str(hello.allowed_ips[0]) == ("10.0.0.2/32" if name == "a" else "10.0.0.1/32")
+            assert isinstance(probe, Probe)
+            assert isinstance(echo, Echo)
+
+
+def test_what_waited_goes_behind_hello():
+    wire = pair(TUN)
+    send(wire, "a", NOW)
+    words = said(wire.tunnels["a"])
+    assert [type(word[0]) for word in words[:2]] == [Hello, bytes]
+
+
+def test_wireguard_has_no_control_channel():
+    wire = joined(WIREGUARD)
+    assert passes(wire, NOW + 30)
+    assert peer_of(wire.tunnels["a"]).hello is None
+    assert told(wire.tunnels["a"], Compared) == []
+    wire.tunnels["a"].say_goodbye(NOW + 30)
+    assert messages(wire.tunnels["a"], NOW + 30) == []
+    assert association(wire.tunnels["a"]).slots.sessions() == []
+
+
+def test_probes_give_the_round_trip_and_the_loss():
+    wire = joined(TUN)
+    peer = peer_of(wire.tunnels["a"])
+    assert (peer.prober.round_trip, peer.prober.loss) == (0.0, 0.0)
+    for number in range(1, 11):
+        now = NOW + 10 * number
+        wire.tunnels["a"].enqueue([TO_B], now)
+        out = [message for _, message in messages(wire.tunnels["a"], now)]
+        wire.deliver("a", "b", out, now + 0.04)
+        wire.settle(now + 0.08, lost=lambda *_, number=number: number % 2 == 1)
+        elapse(wire, now + 0.08, now + 10)
+    assert peer.prober.round_trip == pytest.approx(0.08 * (1 - (7 / 8) ** 5))
+    assert peer.prober.loss == 5 / 11
+
+
+def test_a_probe_is_sent_once_in_ten_seconds_of_traffic():
+    wire = joined(TUN)
+    said(wire.tunnels["a"])
+    for tenth in range(1, 600):
+        send(wire, "a", NOW + tenth / 10)
+    probes = [word for word in said(wire.tunnels["a"]) if isinstance(word[0], Probe)]
+    assert len(probes) == 5
+
+
+def test_settings_that_differ_are_told_at_both_ends_and_once():
+    wire = Wire(
+        a=end("a", {"b": ("10.0.0.2/32", "10.5.0.0/16", "::/0")}, profile=TUN),
+        b=end("b", {"a": ("10.0.0.1/32", "10.5.0.0/16", "::/0")}, profile=TUN),
+    )
+    wire.tunnels["b"].max_packet = 1300
+    point(wire.tunnels["a"], "b", Way("b"))
+    for now in (NOW, NOW + 130, NOW + 260):
+        association(wire.tunnels["a"]).initiate(now)
+        wire.settle(now)
+    for name, (ours, theirs) in {"a": (1400, 1300), "b": (1300, 1400)}.items():
+        (compared,) = told(wire.tunnels[name], Compared)
+        assert [difference.field for difference in compared.differences] == ["mtu", "allowed_ips"]
+        assert f"{ours} here and {theirs} at the peer" in compared.differences[0].sentence
+        assert "10.5.0.0/16" in compared.differences[1].sentence
+    wire.tunnels["b"].max_packet = 1400
+    association(wire.tunnels["a"]).initiate(NOW + 390)
+    wire.settle(NOW + 390)
+    for name in "ab":
+        (compared,) = told(wire.tunnels[name], Compared)
+        assert [difference.field for difference in compared.differences] == ["allowed_ips"]
+
+
+def test_ends_that_agree_are_told_so():
+    wire = pair(TAP)
+    send(wire, "a", NOW)
+    for tunnel in wire.tunnels.values():
+        assert told(tunnel, Compared)[0].differences == ()
+
+
+def restarted(wire, name, other, **settings):
+    """The end is another process from now on: other random bytes, a later clock, and no session."""
+    wire.tunnels[name] = end(
+        name, {other: ("10.0.0.2/32" if name == "a" else "10.0.0.1/32",)}, profile=TUN, random=f"{name} again",
+        floor=1_700_000_900.0, **settings,
+    )  # fmt: skip
+    point(wire.tunnels[name], other, Way(other))
+
+
+@pytest.mark.parametrize("beginner", ["a", "b"])
+def test_a_restart_of_the_peer_is_known_with_the_next_session(beginner):
+    wire = joined(TUN)
+    restarted(wire, "b", "a")
+    association(wire.tunnels[beginner]).initiate(NOW + 10)
+    wire.settle(NOW + 10)
+    assert told(wire.tunnels["a"], Restarted) == [Restarted("b")]
+    assert told(wire.tunnels["b"], Restarted) == []
+    assert peer_of(wire.tunnels["a"]).prober.loss == 0.0
+    association(wire.tunnels["a"]).initiate(NOW + 20)
+    wire.settle(NOW + 20)
+    assert told(wire.tunnels["a"], Restarted) == []
+
+
+def sealed(wire, name, words, now, session=None):
+    """A message of the end that holds these words, under its current keys or others."""
+    session = session or association(wire.tunnels[name]).slots.current
+    return session.seal_batch([peer_of(wire.tunnels[name]).payload.control(encode(words))], now)[0]
+
+
+def test_hello_counts_once_in_a_session():
+    wire = joined(TUN)
+    hello = peer_of(wire.tunnels["a"]).hello
+    for number in range(100):
+        other = Hello(bytes([number]) * 8, number, "tun")
+        wire.deliver("b", "a", [sealed(wire, "b", [other] * 16, NOW)], NOW)
+    assert peer_of(wire.tunnels["a"]).hello == hello
+    assert events(wire.tunnels["a"]) == []
+
+
+def test_goodbye_ends_the_session_and_nobody_calls_before_there_is_something_to_say():
+    wire = joined(TUN)
+    b = wire.tunnels["b"]
+    b.say_goodbye(NOW + 1)
+    assert said(b)[-1] == [Goodbye()]
+    wire.settle(NOW + 1)
+    a = wire.tunnels["a"]
+    assert told(a, SaidGoodbye) == [SaidGoodbye("b")]
+    for tunnel in (a, b):
+        assert association(tunnel).slots.sessions() == []
+        assert tunnel.poll_timeout() is None
+        assert len(tunnel._station.indices) == 0
+    elapse(wire, NOW + 1, NOW + 100)
+    assert wire.moments("a", MessageType.INITIATION) == [NOW]
+    restarted(wire, "b", "a")
+    assert passes(wire, NOW + 100)
+
+
+def test_after_a_goodbye_the_persistent_keepalive_calls_again():
+    wire = joined(TUN, keepalive=25.0)
+    wire.tunnels["b"].say_goodbye(NOW + 1)
+    wire.settle(NOW + 1)
+    restarted(wire, "b", "a")
+    elapse(wire, NOW + 1, NOW + 26.1)
+    assert wire.moments("a", MessageType.INITIATION) == [NOW, NOW + 26]
+    assert passes(wire, NOW + 27)
+
+
+def test_a_late_goodbye_of_an_earlier_session_is_of_the_past():
+    wire = joined(TUN)
+    late = sealed(wire, "b", [Goodbye()], NOW)
+    association(wire.tunnels["a"]).initiate(NOW + 10)
+    wire.settle(NOW + 10)
+    wire.deliver("b", "a", [late], NOW + 10)
+    assert told(wire.tunnels["a"], SaidGoodbye) == []
+    assert passes(wire, NOW + 10)
+
+
+def test_a_late_goodbye_does_not_end_a_handshake_that_the_restarted_peer_began():
+    wire = joined(TUN)
+    late = sealed(wire, "b", [Goodbye()], NOW)
+    restarted(wire, "b", "a")
+    association(wire.tunnels["b"]).initiate(NOW + 1)
+    ((_, initiation),) = messages(wire.tunnels["b"], NOW + 1)
+    wire.deliver("b", "a", [initiation], NOW + 1)
+    wire.deliver("b", "a", [late], NOW + 1)
+    assert told(wire.tunnels["a"], SaidGoodbye) == [SaidGoodbye("b")]
+    wire.settle(NOW + 1)
+    assert told(wire.tunnels["a"], Established)
+    assert passes(wire, NOW + 1)
+
+
+def crossed():
+    """Two ends that began at once: each seals in the session that it initiated itself."""
+    wire = pair(TUN)
+    for name in "ab":
+        wire.tunnels[name].enqueue([TO_B if name == "a" else TO_A], NOW)
+    wire.settle(NOW)
+    a, b = (association(wire.tunnels[name]).slots for name in "ab")
+    assert a.current.initiator
+    assert b.current.initiator
+    return wire
+
+
+def test_ends_that_began_at_once_hear_of_each_others_settings():
+    wire = crossed()
+    for name in "ab":
+        assert len(told(wire.tunnels[name], Compared)) == 1
+        assert peer_of(wire.tunnels[name]).prober.round_trip == 0.0
+
+
+def test_ends_that_began_at_once_hear_a_goodbye():
+    wire = crossed()
+    wire.tunnels["b"].say_goodbye(NOW + 1)
+    wire.settle(NOW + 1)
+    assert told(wire.tunnels["a"], SaidGoodbye) == [SaidGoodbye("b")]
+    assert association(wire.tunnels["a"]).slots.sessions() == []
+
+
+def test_control_messages_that_are_none_are_counted_and_harm_nothing():
+    wire = joined(TUN)
+    b = association(wire.tunnels["b"])
+    payload = b.peer.payload
+    for body in (b"\0\1\0\2xx", b"\0\x09\0\0", b"\0\2\0\1x", b"\xff" * 100):
+        out = b.slots.current.seal_batch([payload.control(body)], NOW)
+        wire.deliver("b", "a", out, NOW)
+    told_of = {(event.reason, event.peer) for event in told(wire.tunnels["a"], Refused)}
+    assert told_of == {(Reason.MALFORMED, "b"), (Reason.UNKNOWN_CONTROL, "b"), (Reason.TRUNCATED, "b")}
+    assert passes(wire, NOW)
+
+
+def test_an_echo_is_never_longer_than_its_probe_nor_more_of_them():
+    wire = joined(TUN)
+    for words in ([Probe(7)], [Probe(7, 500)], [Probe(number) for number in range(16)]):
+        message = sealed(wire, "b", words, NOW)
+        said(wire.tunnels["a"])
+        wire.deliver("b", "a", [message], NOW)
+        ((_, answer),) = messages(wire.tunnels["a"], NOW)
+        assert len(answer) <= len(message)
+        assert said(wire.tunnels["a"]) == [[Echo(word.identifier, word.size) for word in words]]
