@@ -53,6 +53,19 @@ def test_a_tunnel_runs_until_it_is_told_to_stop(path, loop):
     assert "Traceback" not in log
 
 
+def test_the_memory_is_hidden_before_a_key_is_read(path):
+    script = (
+        "import ctypes, os, sys\n"
+        "from tunneld.cli.main import main\n"
+        "sys.addaudithook(lambda event, words: event == 'open' and words[0] == sys.argv[2] and\n"
+        "    os.write(1, b'%d' % ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)))\n"  # PR_GET_DUMPABLE
+        "main()"
+    )
+    path.write_text("[tunnel]\n")
+    done = subprocess.run([sys.executable, "-c", script, "run", str(path)], capture_output=True, check=False)
+    assert set(done.stdout) == set(b"0")
+
+
 def test_a_bad_configuration_starts_nothing(path):
     path.write_text(CONFIG.format(mtu=1))
     daemon = start(str(path))

@@ -20,7 +20,9 @@ def add_loop(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from tunneld.config import load, resolve
+    from tunneld.edge import process
 
+    process.hide_memory()  # before a key is read
     # First the configuration: its mistakes should not wait for the daemon's imports.
     config = load(resolve(args.tunnel))
     from tunneld import daemon, log
