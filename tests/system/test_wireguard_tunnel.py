@@ -16,7 +16,6 @@ from tests.system.conftest import BACK_AGAIN, INSIDE, NAME, complaints, inside, 
 from tests.system.wireguard import (
     DATA,
     INITIATION,
-    PORT,
     RESPONSE,
     Key,
     WireGuard,
@@ -24,9 +23,12 @@ from tests.system.wireguard import (
     configuration,
     couple,
     host_prefixes,
+    is_initiation,
+    is_response,
     needs_wireguard_go,
     psk,
     tunneld,
+    udp_payload,
     until,
 )
 from tunneld.lab import network
@@ -112,14 +114,6 @@ async def test_initiations_that_cross(hosts):
         assert (await ping(host, target, count=10, interval=0.01)).lost == 0
 
 
-def is_response(packet):
-    return at_port(packet) and packet.data[42:46] == bytes((2, 0, 0, 0))
-
-
-def is_initiation(packet):
-    return at_port(packet) and packet.data[42:46] == bytes((1, 0, 0, 0))
-
-
 @pytest.mark.parametrize("side", ["tunneld", "wireguard-go"])
 async def test_an_end_that_is_killed_and_knows_the_way_is_back_when_it_runs(hosts, side):
     both = await couple(hosts, initiator=side)
@@ -186,9 +180,9 @@ async def test_a_key_of_low_order_is_refused_and_not_one_byte_is_sent(hosts):
         complaints = refused.log().splitlines()
         assert len(complaints) == len(LOW_ORDER)
         assert all("public_key: " in complaint for complaint in complaints)
-        assert not any(at_port(packet) for packet in wire.packets)
+        assert not any(udp_payload(packet) for packet in wire.packets)
         Daemon.start(hosts.left, calls(hosts, Key.generate().public), name="good")
-        await wire.wait_for(at_port)
+        await wire.wait_for(udp_payload)
 
 
 def calls(hosts, *publics):
@@ -197,10 +191,6 @@ def calls(hosts, *publics):
         for last, public in enumerate(publics, 2)
     ]
     return configuration(hosts.left, Key.generate(), *peers, addresses=inside(0))
-
-
-def at_port(packet):
-    return packet.data[36:38] == PORT.to_bytes(2, "big")
 
 
 SHOWN = """

@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import secrets
 import shutil
+import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from tests.conftest import missing
 from tests.system.conftest import LINK, NAME, inside, toml
 from tunneld.keys import PrivateKey, encode
 from tunneld.lab import network
+from tunneld.lab.capture import Packet
 from tunneld.lab.child import Child
 from tunneld.lab.daemon import RUN, Daemon
 from tunneld.lab.host import Host
@@ -30,7 +32,7 @@ PORT = 51820
 # Bytes of the messages; of a data message, those that are not the packet and its padding.
 INITIATION, RESPONSE, DATA = 148, 92, 16 + 16
 
-# wireguard-go puts its socket where every host of this run sees it, so no two have the same device name.
+# wireguard-go puts its socket where every host of this run sees it, so no two may have the same device name.
 _numbers = itertools.count(1)
 
 
@@ -140,8 +142,8 @@ def tunneld(
     command: Sequence[str] = RUN,
     **interface: object,
 ) -> Daemon:
-    """A daemon that speaks `wireguard` on the device t0. A `preshared_key` of a peer is put into a file."""
-    text = configuration(host, key, *peers, addresses=addresses, listen=listen, **interface)
+    """A daemon that speaks `wireguard` on the device NAME0. A `preshared_key` of a peer is put into a file."""
+    text = configuration(host, key, *peers, addresses=addresses, listen=listen, link=f"{name}0", **interface)
     return Daemon.start(host, text, name=name, command=command)
 
 
@@ -151,25 +153,26 @@ def configuration(
     *peers: Mapping[str, Any],
     addresses: Sequence[str],
     listen: str | None = f"[::]:{PORT}",
+    link: str = LINK,
     **interface: object,
 ) -> str:
     """The file of such a daemon, and beside it the files of its keys."""
     tunnel = {"protocol": "wireguard", "private_key_file": _key_file(host, "key", key.private)}
     sections = {
         "tunnel": tunnel if listen is None else {**tunnel, "listen": listen},
-        "interface": {"name": LINK, "addresses": list(addresses), **interface},
+        "interface": {"name": link, "addresses": list(addresses), **interface},
     }
     text = toml(**sections)
-    for number, peer in enumerate(peers):
+    for peer in peers:
         values = dict(peer)
         if preshared_key := values.pop("preshared_key", ""):
-            values["preshared_key_file"] = _key_file(host, f"psk{number}", preshared_key)
+            values["preshared_key_file"] = _key_file(host, "psk", preshared_key)
         text += toml(peer=values)
     return text
 
 
 def _key_file(host: Host, kind: str, secret: str) -> str:
-    path = host.run_dir / f"{NAME}.{kind}"
+    path = host.run_dir / f"{next(_numbers)}.{kind}"
     path.write_text(secret + "\n")
     path.chmod(0o600)
     return str(path)
@@ -261,3 +264,17 @@ def host_prefixes(addresses: Sequence[str]) -> list[str]:
     """The addresses without what is around them: as prefixes of one address each."""
     plain = (address.partition("/")[0] for address in addresses)
     return [f"{address}/{128 if ':' in address else 32}" for address in plain]
+
+
+def udp_payload(packet: Packet) -> bytes:
+    """Of a UDP datagram over IPv4 on an Ethernet link; b"" of anything else."""
+    data = packet.data
+    return data[42:] if data[12:15] == b"\x08\x00\x45" and data[23] == socket.IPPROTO_UDP else b""
+
+
+def is_initiation(packet: Packet) -> bool:
+    return udp_payload(packet)[:4] == bytes((1, 0, 0, 0))
+
+
+def is_response(packet: Packet) -> bool:
+    return udp_payload(packet)[:4] == bytes((2, 0, 0, 0))
