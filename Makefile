@@ -1,7 +1,7 @@
 # make            the daemon in .venv/bin/tunneld
 # make demo       two hosts, one tunnel, on this machine
 # make test       the tests (make long: those that take minutes, and two daemons on asyncio)
-# make fuzz       a million bad inputs for each parser; by hand, it takes half an hour
+# make fuzz       a million bad inputs for each parser; by hand, it takes a quarter of an hour
 # make lint       ruff, ruff format, mypy
 # make bench      throughput, packet rate and round trip
 PYTHON ?= python3
