@@ -77,7 +77,7 @@ class End:
             clock=self.clock,
             random=random.Random(seed).random,
         )
-        self._name = name
+        self.name = name
 
     def run(self):
         return self.streams.run()
@@ -91,7 +91,7 @@ class End:
 
     def send(self, peer: str, count: int = 1, size: int = 100) -> None:
         """So many packets to the peer, as if the device had given them."""
-        packet = ipv4(inside(self._name), inside(peer), bytes(size - 20))
+        packet = ipv4(inside(self.name), inside(peer), bytes(size - 20))
         self.tunnel.enqueue([packet] * count, self.clock())
         self.pump.kick()
 
@@ -202,6 +202,11 @@ class Visitor:
                 raise EOFError
             got += piece
         return got
+
+
+async def called(server: socket.socket) -> Visitor:
+    """The next connection to the server."""
+    return Visitor((await asyncio.wait_for(asyncio.get_running_loop().sock_accept(server), 5))[0])
 
 
 @dataclass

@@ -9,6 +9,7 @@ import asyncio
 import itertools
 import os
 import random
+import re
 import resource
 import socket
 import struct
@@ -24,12 +25,14 @@ from tests.links.sealed import (
     End,
     Impostor,
     Visitor,
+    called,
     calling,
     listening,
     passes,
     sources,
     unread,
 )
+from tunneld.config import Endpoint
 from tunneld.edge import clock
 from tunneld.links import streams
 from tunneld.proto.errors import Reason
@@ -264,3 +267,60 @@ async def test_initiations_on_new_connections_do_not_displace_the_session(monkey
 
 def refused(end: End, *reasons: Reason) -> int:
     return sum(end.pump.drops()[reason] for reason in reasons)
+
+
+# --- whoever answers where the peer should be
+
+ANSWERS = {
+    "nothing": (b"", 0),
+    "one byte": (b"\0", 0),
+    "another length": (b"\0\x5d" + GARBAGE, 2000),
+    "the longest": (b"\xff\xff" + GARBAGE, 2000),
+    "http": (b"HTTP/1.1 400 Bad Request\r\n\r\n", 26),
+    "garbage of that length": (b"\0\x5c" + GARBAGE[:92], 0),
+    "more than a response": (b"\0\x5c" + GARBAGE, 2000 - 92),
+    "an initiation": (Impostor("a", "b").initiation(), 148),
+}
+
+
+async def answered(answer: bytes, left: int) -> tuple[bytes, float]:
+    """What the end that connects says behind its initiation, and when it closes; `left` bytes it does not read."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        at = Endpoint(*server.getsockname())
+        b = End("b", {"a": (at,)})
+        async with running(b.run()):
+            with await called(server) as visitor:
+                began = clock.now()
+                assert len(await visitor.message()) == 148
+                await visitor.send(answer)
+                await asyncio.sleep(SHORT / 2)
+                assert unread(Endpoint(*visitor.sock.getpeername()), visitor) == left
+                said, _ = await visitor.rest()
+                after = clock.now() - began
+            await until(lambda: "trying again" in b.now("a"))
+            assert b.now("a").startswith("connecting: ")
+            assert ("is refused (" in b.now("a")) == answer.startswith(b"\0\x5c"), b.now("a")
+    return said, after
+
+
+@pytest.mark.usefixtures("short")
+async def test_a_wrong_answer_is_not_read_on_and_gets_no_word_and_no_earlier_end():
+    async with asyncio.TaskGroup() as tasks:
+        ends = [tasks.create_task(answered(*answer)) for answer in ANSWERS.values()]
+    assert {task.result()[0] for task in ends} == {b""}
+    assert max(abs(task.result()[1] - SHORT) for task in ends) < EARLY_OR_LATE
+
+
+@pytest.mark.parametrize("how", ["end", "reset"])
+async def test_who_closes_without_an_answer_is_told_and_tried_again(how):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        b = End("b", {"a": (Endpoint(*server.getsockname()),)})
+        async with running(b.run()):
+            visitor = await called(server)
+            await visitor.message()
+            visitor.reset() if how == "reset" else visitor.sock.close()
+            words = "Connection reset by peer" if how == "reset" else "which closed the connection"
+            await until(lambda: re.search(rf"no answer from \S+, {words}: host down.*trying again", b.now("a")))
+            (await called(server)).sock.close()

@@ -6,22 +6,28 @@ a and b are ends and know each other; a hub knows b and c. Visitors are connecti
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 import socket
 import struct
+from typing import ClassVar
 
 import pytest
 
 from tests.edge.pairs import open_descriptors, until
 from tests.links.peers import running
-from tests.links.sealed import LOOPBACK, End, Impostor, Visitor, joined, listening, passes
+from tests.links.sealed import LOOPBACK, End, Impostor, Visitor, called, joined, listening, passes
+from tests.proto.ends import association, public
 from tunneld.config import Endpoint
 from tunneld.edge import clock, tcp
+from tunneld.edge.tcp import UNSENT_LIMIT, TcpLink
 from tunneld.links import streams
+from tunneld.links.dial import Dialler
 from tunneld.links.tcp import HELD
+from tunneld.proto.const import MAX_QUEUED_PACKETS
 from tunneld.proto.controlchannel import Goodbye
 from tunneld.proto.controlchannel import encode as control
-from tunneld.proto.errors import LinkDown
+from tunneld.proto.errors import LinkDown, Reason
 from tunneld.proto.framing import encode
 from tunneld.proto.payload import KindPayload
 from tunneld.proto.session import Session
@@ -46,8 +52,7 @@ async def test_an_end_comes_back_after_every_end_of_its_connection_and_nothing_i
 
 
 async def test_the_delay_doubles_and_begins_anew_after_a_connection_that_held():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        at = Endpoint(*server.getsockname())
+    at = free()
     b, a = End("b", {"a": (at,)}), None
     delays = Delays(b)
     async with running(b.run()):
@@ -79,8 +84,7 @@ class Delays:
 async def test_a_packet_ends_the_delay(monkeypatch):
     monkeypatch.setattr(streams, "PATIENCE", 0.3)
     monkeypatch.setattr(streams, "Backoff", lambda random: Forever())
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        at = Endpoint(*server.getsockname())
+    at = free()
     b = End("b", {"a": (at,)})
     async with running(b.run()):
         await until(lambda: "trying again" in b.now("a"))
@@ -165,12 +169,130 @@ async def say_goodbye(peer: Visitor, session: Session) -> None:
     await peer.send(encode(session.seal_batch([goodbye], 0.0)))
 
 
-async def called(server: socket.socket) -> Visitor:
-    """The next connection to the server."""
-    return Visitor((await asyncio.wait_for(asyncio.get_running_loop().sock_accept(server), 5))[0])
-
-
 async def closed_by_itself(server: socket.socket) -> None:
     """Wait for a connection, and until the end that opened it gives it up."""
     with await called(server) as visitor:
         await visitor.over()
+
+
+# --- two connections
+
+
+class Noted(Dialler):
+    """Notes in `opened` the ports that were connected to."""
+
+    opened: ClassVar[set[int]] = set()
+
+    async def connect(self) -> TcpLink:
+        link = await super().connect()
+        self.opened.add(link.remote[1])
+        return link
+
+
+async def test_when_both_ends_connect_one_connection_stays_and_it_is_that_of_the_smaller_key(monkeypatch):
+    """Each end begins while the other's connection is at some point of its handshake."""
+    monkeypatch.setattr(streams, "Dialler", Noted)
+    source, before, crossed = random.Random(5), open_descriptors(), 0
+    for seed in range(12):
+        at = {"a": free(), "b": free()}
+        ends = [End(one, {other: (at[other],)}, listen=at[one], seed=seed) for one, other in ("ab", "ba")]
+        late, early = source.sample(ends, 2)
+        Noted.opened.clear()
+        async with running(early.run()):
+            for _ in range(source.randrange(20)):
+                await asyncio.sleep(0)
+            async with running(late.run()):
+                link = await the_one_connection(ends)
+                crossed += len(Noted.opened) == 2
+                assert len(Noted.opened) == 1 or link.opened_by_us
+                await passes(*ends)
+                await passes(*ends[::-1], "a")
+    assert crossed > 2, "this shows nothing"
+    await until(lambda: open_descriptors() == before)
+
+
+async def test_when_the_connection_of_two_that_connect_is_lost_they_have_one_again():
+    at = {"a": free(), "b": free()}
+    ends = [End(one, {other: (at[other],)}, listen=at[one]) for one, other in ("ab", "ba")]
+    async with running(*(end.run() for end in ends)):
+        for number in range(4):
+            link = await the_one_connection(ends)
+            ends[number % 2].pump.end(
+                next(iter(ends[number % 2].pump._ports)), LinkDown("so that both connect again")
+            )
+            await until(lambda link=link: link.fileno() < 0)
+        await the_one_connection(ends)
+        await passes(*ends)
+
+
+async def the_one_connection(ends: list[End]) -> TcpLink:
+    """The connection between a and b, as the end with the smaller key has it, when there is no other any more."""
+    smaller, greater = sorted(ends, key=lambda end: public(end.name))
+
+    def alone() -> bool:
+        ours, theirs = ([(link.local, link.remote) for link in end.pump._ports] for end in (smaller, greater))
+        return len(ours) == 1 and theirs == [ours[0][::-1]] and smaller.up(greater.name) and greater.up(smaller.name)
+
+    await until(alone)
+    return next(iter(smaller.pump._ports))
+
+
+def free() -> Endpoint:
+    """An endpoint that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return Endpoint(*server.getsockname())
+
+
+# --- a peer that does not read
+
+GAP = 0.005  # seconds between two batches that are offered
+BATCH = 48  # packets of 1,400 bytes: 108 Mbit/s to each peer
+
+
+async def offer(hub: End, seconds: float, *peers: str) -> float:
+    """Offer packets to these peers at a steady rate; by how many seconds the loop was late at most."""
+    late, next_at, end = 0.0, clock.now(), clock.now() + seconds
+    while next_at < end:
+        await asyncio.sleep(max(next_at - clock.now(), 0.0))
+        late = max(late, clock.now() - next_at)
+        next_at = max(next_at + GAP, clock.now())
+        for peer in peers:
+            hub.send(peer, BATCH, 1400)
+    return late
+
+
+@pytest.mark.parametrize("seconds", [0.6, pytest.param(20.0, marks=pytest.mark.long)])
+async def test_a_peer_that_does_not_read_costs_the_others_nothing_and_us_no_memory(seconds):
+    hub, stuck = End("a", {"b": (), "c": ()}, listen=LOOPBACK), Impostor("c", "a")
+    reader = End("b", {"a": (hub.at,)})
+    async with running(hub.run(), reader.run()):
+        with await Visitor.come(hub.at) as visitor:
+            session = await stuck.join(visitor)
+            await until(lambda: hub.up("b") and hub.up("c"))
+            await offer(hub, seconds, "b")
+            alone = await arrived(reader)
+            late = await offer(hub, seconds, "b", "c")
+            beside = await arrived(reader) - alone
+            assert beside >= 0.9 * alone
+            assert late < 0.1
+            link = association(hub.tunnel, "c").link
+            assert 0 < link.unsent <= UNSENT_LIMIT
+            assert len(association(hub.tunnel, "c")._staged) == MAX_QUEUED_PACKETS
+            assert hub.pump.drops()[Reason.QUEUE_FULL] > 0
+            assert hub.up("c")
+            # What it reads at last has no gap, so nothing was dropped that had been sealed.
+            left = MAX_QUEUED_PACKETS
+            while left > 0:
+                opened = session.open_batch_untrusted([await visitor.message()], 0.0)
+                assert not opened.refused
+                left -= any(len(plaintext) > 1400 for plaintext in opened.plaintexts)
+            await until(lambda: not link.blocked)
+
+
+async def arrived(reader: End) -> int:
+    """Packets that arrived, when no more do."""
+    count = -1
+    while count < reader.received:
+        count = reader.received
+        await asyncio.sleep(0.05)
+    return count
