@@ -143,20 +143,10 @@ def test_any_message_of_the_beginning_may_be_lost_or_come_twice_or_late(profile,
     assert lost <= (fate == "lost")
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_two_ends_that_begin_at_once_have_a_session_at_once(profile, seed):
-    both_begin(profile, 10, seed)
-
-
-@pytest.mark.long
-@pytest.mark.timeout(300)
-def test_two_ends_that_begin_at_once_have_a_session_a_thousand_times(profile):
-    both_begin(profile, 1000, 1000)
-
-
-def both_begin(profile, times, seed):
+@pytest.mark.parametrize("times", [60, pytest.param(1000, marks=[pytest.mark.long, pytest.mark.timeout(300)])])
+def test_two_ends_that_begin_at_once_have_a_session_at_once(profile, times):
     """The messages of both arrive in any order between them, but in that of each sender."""
-    lots = random.Random(seed)
+    lots = random.Random(times)
     for _ in range(times):
         wire, under_way = pair(profile), {"a": [], "b": []}
         for name, packet in (("a", TO_B), ("b", TO_A)):

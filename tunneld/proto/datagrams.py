@@ -56,6 +56,10 @@ class DatagramTunnel(SealedTunnel):
             return self._answers.pop(0)
         return super().poll_transmit(now)
 
+    def handle_timeout(self, now: float) -> None:
+        super().handle_timeout(now)
+        self._limiter.expire(now)
+
     def receive_untrusted(self, link: Link, messages: Sequence[memoryview], now: float) -> Sequence[memoryview]:
         """The packets for the device in `messages`, which came from `link` one after the other."""
         packets: list[memoryview] = []
@@ -100,7 +104,7 @@ class DatagramTunnel(SealedTunnel):
     def _check_source_untrusted(self, message: memoryview, link: Link, now: float) -> None:
         """Under load: raises BadPacket(NO_COOKIE), after a cookie was sent, or RATE_LIMITED."""
         if not self._cookies.proves_source_untrusted(message, link.source, now):
-            self._answers.append((link, [self._cookies.create_reply_untrusted(message, link.source, now)]))
+            self._put_answer(link, self._cookies.create_reply_untrusted(message, link.source, now))
             raise BadPacket(Reason.NO_COOKIE)
         if not self._limiter.allow(link.ip, now):
             raise BadPacket(Reason.RATE_LIMITED)
@@ -112,7 +116,14 @@ class DatagramTunnel(SealedTunnel):
             return
         answer = self._by_peer[peer].respond(received, now)
         peer.sent_bytes += len(answer)
-        self._answers.append((link, [answer]))
+        self._put_answer(link, answer)
+
+    def _put_answer(self, link: Link, answer: bytes) -> None:
+        """Send `answer` back, together with what else goes back there."""
+        if self._answers and self._answers[-1][0] is link:
+            self._answers[-1][1].append(answer)
+        else:
+            self._answers.append((link, [answer]))
 
     def _response_untrusted(self, message: memoryview, link: Link, now: float) -> None:
         receiver = RESPONSE.unpack(message)[2]
