@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import missing
+from tunneld.keys import load_private_key
+from tunneld.proto.errors import ConfigError
 
 UNIT = Path(__file__).parents[1] / "systemd" / "tunneld@.service"
 BINARY = "/usr/local/bin/tunneld"
@@ -60,3 +62,18 @@ def test_the_unit_says_what_the_daemon_counts_on():
     assert service["DeviceAllow"] == "/dev/net/tun rw"
     assert service["AmbientCapabilities"] == service["CapabilityBoundingSet"] == "CAP_NET_ADMIN"
     assert service["RuntimeDirectory"] == "tunneld"
+    assert service["StateDirectory"] == "tunneld"
+    assert service["LimitCORE"] == "0"
+    assert service["LoadCredential"] == "%i.key:/etc/tunneld/%i.key"
+
+
+def test_a_key_that_does_not_exist_is_an_empty_credential_and_its_error_says_so(tmp_path, monkeypatch):
+    default = re.search(r"^SetCredential=%i\.key:(.*)$", UNIT.read_text(), flags=re.M)[1]
+    credential = tmp_path / "office.key"
+    credential.write_text(default.encode().decode("unicode_escape"))
+    credential.chmod(0o400)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    with pytest.raises(
+        ConfigError, match=r"empty; create the file of LoadCredential=office\.key with tunneld genkey"
+    ):
+        load_private_key("office.key", tmp_path)
