@@ -11,7 +11,6 @@ import asyncio
 import base64
 import contextlib
 import secrets
-import shutil
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -20,9 +19,9 @@ from dataclasses import dataclass
 import pytest
 
 from tests.conftest import missing
+from tests.system.wireguard import initiation_of_noise, needs_wireguard_go
 from tunneld.lab import network
 from tunneld.lab.host import Host
-from tunneld.proto.cookie import CookieJar
 from tunneld.proto.handshake import (
     NO_PRESHARED_KEY,
     Local,
@@ -111,9 +110,7 @@ def text(key: bytes) -> str:
 
 @pytest.fixture
 def wireguard_go(namespaces, iproute2):
-    for program, package in (("wireguard-go", "wireguard-go"), ("wg", "wireguard-tools")):
-        if shutil.which(program) is None:
-            missing(f"{program} is not installed: apt-get install {package}")
+    needs_wireguard_go()
 
 
 @pytest.fixture(params=["v4-psk", "v6-no-psk"])
@@ -194,12 +191,6 @@ async def cookie_under_flood(partner: Partner) -> None:
                 partner.remote.jar.consume_reply_untrusted(WIREGUARD, reply, 0.0)
                 return
     raise AssertionError("wireguard-go never came under load")
-
-
-def initiation_of_noise(public: bytes) -> bytes:
-    """What anybody can make who knows a public key: MAC1 is right, the rest is not."""
-    body = WIREGUARD.words[MessageType.INITIATION] + secrets.token_bytes(112)
-    return body + b"".join(CookieJar(public).macs(body, 0.0))
 
 
 def receiver(kind: MessageType, message: bytes) -> int | None:

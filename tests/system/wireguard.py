@@ -27,6 +27,8 @@ from tunneld.lab.host import Host
 from tunneld.lab.topology import Pair
 from tunneld.netcfg.kernel import Kernel
 from tunneld.netcfg.operation import LinkSet
+from tunneld.proto.cookie import CookieJar
+from tunneld.proto.profile import WIREGUARD, MessageType
 
 PORT = 51820
 # Bytes of the messages; of a data message, those that are not the packet and its padding.
@@ -88,8 +90,7 @@ class WireGuard:
         await wireguard.set_key(key)
         await wireguard.wg("set", link, "listen-port", str(port))
         if mtu is not None:
-            async with Kernel.open(host.namespace) as kernel:
-                await kernel.execute(LinkSet(link, "mtu", mtu, ""))
+            await set_mtu(host, link, mtu)
         await network.set_state(host, link, "up")
         await network.give(host, link, *addresses)
         return wireguard
@@ -122,6 +123,12 @@ class WireGuard:
         path = self.host.run_dir / f"{self.link}.{kind}"
         path.write_text(secret + "\n")
         return str(path)
+
+
+async def set_mtu(host: Host, link: str, mtu: int) -> None:
+    """Raises KernelError."""
+    async with Kernel.open(host.namespace) as kernel:
+        await kernel.execute(LinkSet(link, "mtu", mtu, ""))
 
 
 def needs_wireguard_go(*programs: str) -> None:
@@ -278,3 +285,9 @@ def is_initiation(packet: Packet) -> bool:
 
 def is_response(packet: Packet) -> bool:
     return udp_payload(packet)[:4] == bytes((2, 0, 0, 0))
+
+
+def initiation_of_noise(public: bytes) -> bytes:
+    """What anybody can make who knows a public key: MAC1 is right, the rest is not."""
+    body = WIREGUARD.words[MessageType.INITIATION] + secrets.token_bytes(112)
+    return body + b"".join(CookieJar(public).macs(body, 0.0))

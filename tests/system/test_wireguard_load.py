@@ -1,0 +1,98 @@
+"""Under a flood of handshakes each end makes the other prove its address by a cookie, and lets it through then.
+
+left eth0, calls, and from another port the flood ──────────── eth0 right, is flooded
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import pytest
+
+from tests.system.conftest import INSIDE, inside
+from tests.system.wireguard import PORT, Key, WireGuard, at, host_prefixes, initiation_of_noise, tunneld, udp_payload
+from tunneld.keys import PublicKey
+from tunneld.lab import sockets, topology
+from tunneld.lab.capture import Capture
+from tunneld.lab.child import readable
+from tunneld.lab.ping import ping
+from tunneld.lab.topology import Lab
+
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.usefixtures("namespaces", "iproute2")]
+
+# Bursts of so many messages, so many seconds apart: tunneld is under load from 500 a second on, wireguard-go when 128
+# wait at once.
+BURST, PAUSE = 500, 0.05
+COOKIE_BYTES = 64
+
+
+async def test_each_end_gets_through_to_the_other_under_load_by_a_cookie():
+    """Both ways at once: the second initiation comes five seconds after the first in any case."""
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(call(tunneld_calls=True))
+        tasks.create_task(call(tunneld_calls=False))
+
+
+async def call(*, tunneld_calls):
+    async with Lab.open() as lab:
+        hosts = await topology.pair(lab)
+        ours, theirs = Key.generate(), Key.generate()
+        ends = (hosts.left, hosts.right) if tunneld_calls else (hosts.right, hosts.left)
+        addresses = [inside(0), inside(1)] if tunneld_calls else [inside(1), inside(0)]
+        peer = {"public_key": theirs.public, "allowed_ips": host_prefixes(addresses[1])}
+        go = await WireGuard.start(ends[1], theirs, addresses=addresses[1])
+        await go.set_peer(ours.public, *host_prefixes(addresses[0]))
+        if tunneld_calls:
+            async with flood(hosts, theirs):
+                with Capture(hosts.left, "eth0") as wire:
+                    tunneld(ends[0], ours, {**peer, "endpoint": at(hosts.right_v4)}, addresses=addresses[0])
+                    await gets_through(hosts, wire)
+        else:
+            daemon = tunneld(ends[0], ours, peer, addresses=addresses[0])
+            await daemon.wait_ready()
+            async with flood(hosts, ours):
+                with Capture(hosts.left, "eth0") as wire:
+                    await go.set_peer(ours.public, endpoint=at(hosts.right_v4), persistent_keepalive=1)
+                    await gets_through(hosts, wire)
+            status = await daemon.status()
+            assert "no-cookie" in [cause["cause"] for cause in status["causes"]]
+
+
+async def gets_through(hosts, wire):
+    """Initiation, cookie, an initiation with a second MAC, its answer; then packets, all while the flood goes on."""
+    await wire.wait_for(lambda packet: kind(packet) == 1 and udp_payload(packet)[-16:] == bytes(16))
+    await wire.wait_for(lambda packet: kind(packet) == 3 and not packet.outgoing)
+    # Not at once after the cookie: that the next is due is no matter of it.
+    await wire.wait_for(lambda packet: kind(packet) == 1 and udp_payload(packet)[-16:] != bytes(16), timeout=7.0)
+    await wire.wait_for(lambda packet: kind(packet) == 2 and not packet.outgoing)
+    assert (await ping(hosts.left, INSIDE["v4"][1], count=3, timeout=3.0)).lost == 0
+
+
+def kind(packet):
+    """The type of a message between the ends; 0 for what is of the flood."""
+    ports = packet.data[34:38]
+    return udp_payload(packet)[0] if udp_payload(packet) and ports == 2 * PORT.to_bytes(2, "big") else 0
+
+
+@contextlib.asynccontextmanager
+async def flood(hosts, key):
+    """Handshakes for `key`, which the right end has, with nothing in them; from when they are answered by cookies."""
+    public = PublicKey.decode(key.public).raw
+    noise = [initiation_of_noise(public) for _ in range(BURST)]
+    with sockets.udp(hosts.left, connect=(hosts.right_v4, PORT)) as sock:
+
+        async def send():
+            while True:
+                for message in noise:
+                    with contextlib.suppress(BlockingIOError):
+                        sock.send(message)
+                await asyncio.sleep(PAUSE)
+
+        async with asyncio.TaskGroup() as tasks:
+            sending = tasks.create_task(send())
+            async with asyncio.timeout(5):
+                await readable(sock.fileno())
+            assert len(sock.recv(2000)) == COOKIE_BYTES
+            yield
+            sending.cancel()
