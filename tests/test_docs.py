@@ -24,6 +24,7 @@ from tunneld.cli.main import parser
 from tunneld.config import load as config_load
 from tunneld.lab import ping, topology
 from tunneld.lab.daemon import Daemon
+from tunneld.lab.host import Host
 from tunneld.proto import framing
 from tunneld.proto.errors import Reason
 from tunneld.proto.framing import StreamDecoder
@@ -48,18 +49,30 @@ async def test_the_two_hosts_of_the_readme_reach_each_other(namespaces):
     """
     left 192.0.2.1 eth0 ── eth0 192.0.2.2 right, and between their tun0: 192.168.50.1 and 192.168.50.2
     """
-    scripts = blocks((ROOT / "README.md").read_text())
+    keys, *scripts = blocks((ROOT / "README.md").read_text())
     assert len(scripts) == 2
     async with topology.Lab.open() as lab:
         hosts = await topology.pair(lab)
+        printed = {host.name: (await shell(host, keys)).strip() for host in (hosts.left, hosts.right)}
         for host, script in zip((hosts.left, hosts.right), scripts, strict=True):
-            *writing, run = script.replace("/etc/tunneld/", f"{host.run_dir}/").splitlines()
+            writing, run = script.rstrip().rsplit("\n", 1)
             assert run == "tunneld run office"
-            assert (await host.run(["sh", "-ec", "\n".join(writing)])).output == ""
+            for name, key in printed.items():
+                writing = writing.replace(f"what the {name} host has printed", key)
+            assert await shell(host, writing) == ""
             text = (host.run_dir / "office.toml").read_text()
+            assert len(text.splitlines()) == 10
             await Daemon.start(host, text, name="office").wait_ready()
         await ping.wait_reachable(hosts.left, "192.168.50.2")
         assert (await ping.ping(hosts.right, "192.168.50.1")).lost == 0
+
+
+async def shell(host: Host, script: str) -> str:
+    """What a script prints on `host`, whose directory is its /etc/tunneld."""
+    ours = script.replace("/etc/tunneld/", f"{host.run_dir}/").replace("tunneld ", f"{sys.executable} -m tunneld ")
+    done = await host.run(["sh", "-ec", ours])
+    assert done.code == 0, done.output
+    return done.output
 
 
 def test_the_changelog_begins_with_this_version():
