@@ -84,6 +84,7 @@ OWN_SUBJECT = {
     "tests/test_configs.py": "configs/",
     "tests/test_systemd.py": "systemd/",
     "tests/fuzz/test_fuzz.py": "all that reads bytes of others",
+    "tests/proto/test_any_order.py": "two whole tunnels, whatever the network does",
     "tests/proto/test_published_bugs.py": "what went wrong in other tunnels",
     "tests/proto/test_second_opinion.py": "noise.py, beside the package noiseprotocol",
     "tests/links/test_strangers.py": "links/streams.py, and whoever else connects",

@@ -1,4 +1,6 @@
-"""What both kinds of sealed tunnels have in common: control channel, causes, bounds, and any order of messages."""
+"""What both kinds of sealed tunnels have in common: control channel, routes, settings, a bad peer."""
+
+import random
 
 import pytest
 
@@ -6,6 +8,7 @@ from tests.proto.ends import (
     NOW,
     TO_A,
     TO_B,
+    Connection,
     Overheard,
     Way,
     Wire,
@@ -13,6 +16,7 @@ from tests.proto.ends import (
     elapse,
     end,
     events,
+    ipv4,
     joined,
     messages,
     pair,
@@ -22,10 +26,12 @@ from tests.proto.ends import (
     send,
     told,
 )  # fmt: skip
+from tests.proto.keys import PSK
 from tunneld.proto.controlchannel import Echo, Goodbye, Hello, Probe, encode
-from tunneld.proto.errors import Reason
-from tunneld.proto.events import Compared, Established, Refused, Restarted, SaidGoodbye
-from tunneld.proto.profile import WIREGUARD, MessageType, tunneld_profile
+from tunneld.proto.errors import BadPacket, Reason
+from tunneld.proto.events import Compared, Established, Initiated, Refused, Restarted, SaidGoodbye, Unconfirmed
+from tunneld.proto.profile import CIPHERS, MODES, WIREGUARD, MessageType, tunneld_profile
+from tunneld.proto.tunnel import runs_untrusted
 
 TUN = tunneld_profile("udp", "tun", "chacha20-poly1305")
 TAP = tunneld_profile("udp", "tap", "chacha20-poly1305")
@@ -266,3 +272,168 @@ def test_an_echo_is_never_longer_than_its_probe_nor_more_of_them():
         ((_, answer),) = messages(wire.tunnels["a"], NOW)
         assert len(answer) <= len(message)
         assert said(wire.tunnels["a"]) == [[Echo(word.identifier, word.size) for word in words]]
+
+
+# Whose packets
+
+
+def hub(profile=TUN, **settings):
+    """b between a and c, who know nothing of each other."""
+    b = end("b", {"a": ("10.0.0.1/32",), "c": ("10.0.0.3/32",)}, profile=profile, **settings)
+    others = {name: end(name, {"b": ("0.0.0.0/0",)}, profile=profile, **settings) for name in "ac"}
+    wire = Wire(b=b, **others)
+    for name in "ac":
+        point(others[name], "b", Way("b"))
+        association(others[name]).initiate(NOW)
+    wire.settle(NOW)
+    return wire
+
+
+def test_packets_go_to_their_peer_and_come_from_it():
+    wire = hub()
+    b = wire.tunnels["b"]
+    to_a, to_c, to_nobody = (ipv4("10.0.0.2", target) for target in ("10.0.0.1", "10.0.0.3", "10.0.0.9"))
+    b.enqueue([to_a, to_nobody, to_c, to_a], NOW)
+    wire.settle(NOW)
+    assert wire.received == {"a": [to_a, to_a], "b": [], "c": [to_c]}
+    good, stolen = ipv4("10.0.0.1", "10.0.0.2"), ipv4("10.0.0.3", "10.0.0.2")
+    wire.tunnels["a"].enqueue([stolen, good], NOW)
+    wire.settle(NOW)
+    assert wire.received["b"] == [good]
+    refused = {(event.reason, event.peer, event.detail) for event in told(b, Refused)}
+    assert refused == {(Reason.NO_ROUTE, "", to_nobody), (Reason.WRONG_SOURCE, "a", stolen)}
+    assert b.drops == {Reason.NO_ROUTE: 1, Reason.WRONG_SOURCE: 1}
+
+
+def frame(destination, source):
+    return bytes.fromhex(destination + source) + b"\x08\x06" + bytes(46)
+
+
+def test_frames_pass_from_peer_to_peer_through_a_third():
+    wire = hub(TAP)
+    broadcast, answer = frame("ffffffffffff", "02000000000a"), frame("02000000000a", "02000000000c")
+    wire.tunnels["a"].enqueue([broadcast], NOW)
+    wire.settle(NOW)
+    assert wire.received == {"a": [], "b": [broadcast], "c": [broadcast]}
+    wire.tunnels["c"].enqueue([answer], NOW)
+    wire.settle(NOW)
+    assert wire.received == {"a": [answer], "b": [broadcast], "c": [broadcast]}
+
+
+def test_the_longest_packet_of_the_device_counts_its_ethernet_header():
+    for profile, longest in ((TUN, 1300), (TAP, 1318)):
+        tunnel = end("a", {"b": ()}, profile=profile)
+        tunnel.max_packet = longest
+        assert (tunnel.max_packet, peer_of(tunnel).payload.max_packet) == (longest, longest)
+        assert tunnel._station.hello(()).mtu == 1300
+
+
+def test_everything_that_was_dropped_is_counted_once_wherever_it_was_found():
+    wire = joined(TUN)
+    b = wire.tunnels["b"]
+    wire.deliver("a", "b", [wire.seen[-1][2], wire.seen[0][2], b"noise"], NOW + 1)
+    payload = peer_of(wire.tunnels["a"]).payload
+    bad = association(wire.tunnels["a"]).slots.current.seal_batch([b"\x09", *payload.pack([b"no IP"])], NOW)
+    wire.deliver("a", "b", bad, NOW + 1)
+    expected = dict.fromkeys(
+        (Reason.REPLAYED, Reason.OLD_TIMESTAMP, Reason.UNKNOWN_MESSAGE, Reason.UNKNOWN_KIND, Reason.TRUNCATED), 1
+    )
+    assert b.drops == expected
+    association(b).forget()
+    assert +b.drops == expected
+
+
+def test_runs_are_of_one_session_and_handshake_messages_stand_alone():
+    word = TUN.words[MessageType.DATA]
+    first, second, other = word + b"1234" + b"x" * 30, word + b"5678" + b"y" * 30, b"\x81\1\0\0" + b"z" * 30
+    batch = list(map(memoryview, (first, first, second, other, other, first, word, b"", word + b"12")))
+    runs = [(head, len(run)) for head, run in runs_untrusted(batch, word)]
+    assert runs == [
+        (word + b"1234", 2), (word + b"5678", 1), (other[:8], 1), (other[:8], 1), (word + b"1234", 1), (word, 1),
+        (b"", 1), (word + b"12", 1),
+    ]  # fmt: skip
+
+
+# Settings that differ
+
+
+ALL = [WIREGUARD, *(tunneld_profile(t, m, c) for t in ("udp", "tcp") for m in MODES for c in CIPHERS)]
+
+
+@pytest.mark.parametrize("theirs", ALL, ids=lambda profile: profile.prologue.decode())
+def test_two_ends_that_differ_in_anything_have_no_session_and_the_responder_names_it(theirs):
+    for ours in ALL:
+        if ours is theirs:
+            continue
+        b = end("b", {"a": ()}, profile=ours)
+        a = end("a", {"b": ("0.0.0.0/0",)}, profile=theirs)
+        if b" tcp " in theirs.prologue:
+            a.open(peer_of(a), Connection("a"), NOW)
+        else:
+            point(a, "b", Way("b"))
+            association(a).initiate(NOW)
+        ((_, initiation),) = messages(a, NOW)
+        if b" tcp " in ours.prologue:
+            with pytest.raises(BadPacket):
+                b.accept_untrusted(Connection("b"), initiation, NOW)
+        else:
+            b.receive_untrusted(Way("a"), [memoryview(initiation)], NOW)
+        assert messages(b, NOW) == []
+        (refused,) = events(b)
+        if ours.settings == theirs.settings:
+            assert (refused.reason, refused.detail) == (Reason.BAD_INITIATION, None)
+        else:
+            assert (refused.reason, refused.detail) == (Reason.OTHER_SETTINGS, theirs.settings)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(PSK, bytes(32)), (bytes(32), PSK), (PSK, PSK[::-1])])
+def test_another_preshared_key_is_known_to_both_ends(ours, theirs):
+    wire = Wire(
+        a=end("a", {"b": ("10.0.0.2/32",)}, profile=TUN, psk=ours),
+        b=end("b", {"a": ("10.0.0.1/32",)}, profile=TUN, psk=theirs),
+    )
+    point(wire.tunnels["a"], "b", Way("b"))
+    send(wire, "a", NOW)
+    elapse(wire, NOW, NOW + 6)
+    told_a = told(wire.tunnels["a"], (Initiated, Refused))
+    assert told_a[-1] == Refused(Reason.BAD_RESPONSE, "b", Way("b"), None, 2)
+    assert [event.attempt for event in told_a[:-1]] == [1, 2]
+    assert told(wire.tunnels["b"], Unconfirmed) == [Unconfirmed("a", None, 2)]
+
+
+# A hostile peer
+
+
+def test_a_hostile_peer_neither_fills_memory_nor_touches_another_session():
+    """It has its keys, and sends true messages with anything in them, from everywhere, as fast as it can."""
+    wire, lots = hub(), random.Random(9)
+    b = wire.tunnels["b"]
+    victim = association(b, "c").slots.sessions()
+    events(b)
+    session = association(wire.tunnels["a"]).slots.current
+    control = peer_of(wire.tunnels["a"]).payload
+    for number in range(1500):
+        now = NOW + number / 1000
+        plaintext = lots.choice(
+            (
+                lots.randbytes(lots.randrange(1, 200)),
+                bytes([lots.randrange(7)]) + lots.randbytes(60),
+                control.control(encode([Probe(number)] * 16)),
+                control.control(encode([Hello(lots.randbytes(8), number, "tun")] * 16)),
+                control.control(lots.randbytes(60)),
+                *control.pack([ipv4(f"10.0.0.{lots.randrange(9)}", "10.0.0.3", b"x" * 50)]),
+            )
+        )
+        wire.deliver(f"a{number}", "b", session.seal_batch([plaintext], now), now)
+        if number % 100 == 0:
+            association(wire.tunnels["a"]).initiate(now)
+            wire.deliver("a", "b", [message for _, message in messages(wire.tunnels["a"], now)], now)
+        messages(b, now)
+    assert len(events(b)) < 60
+    assert len(b._station.indices) < 8
+    assert association(b, "c").slots.sessions() == victim
+    assert association(b, "c").link == Way("c")
+    packet = ipv4("10.0.0.3", "10.0.0.2")
+    wire.tunnels["c"].enqueue([packet], NOW + 2)
+    wire.settle(NOW + 2)
+    assert wire.received["b"][-1] == packet
