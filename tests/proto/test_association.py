@@ -9,6 +9,7 @@ from tests.proto.ends import (
     NOW,
     TO_A,
     TO_B,
+    Cables,
     Way,
     association,
     elapse,
@@ -428,3 +429,34 @@ def test_a_session_from_which_nothing_ever_came_is_told_apart(profile):
     send(wire, "a", NOW + 41, lost=everything)
     elapse(wire, NOW + 41, NOW + 60, lost=everything)
     assert told(wire.tunnels["a"], Unanswered) == [Unanswered("b", False)]
+
+
+def test_of_a_batch_that_a_link_cannot_keep_the_rest_waits_sealed_and_in_order():
+    """Over a stream; what comes meanwhile, packets and answers, goes behind it, and without a gap."""
+    tcp = tunneld_profile("tcp", "tun", "chacha20-poly1305")
+    net = Cables(
+        a=end("a", {"b": ("10.0.0.2/32",)}, profile=tcp),
+        b=end("b", {"a": ("10.0.0.1/32",)}, profile=tcp),
+    )
+    for tunnel in net.tunnels.values():
+        tunnel.max_packet = 60_000
+    ours, _ = net.connect("a", "b", NOW)
+    net.settle(NOW)
+    a = net.tunnels["a"]
+    packets = [ipv4("10.0.0.1", "10.0.0.2", bytes([number]) * 50_000) for number in range(16)]
+    a.enqueue(packets[:15], NOW + 1)
+    link, first = a.poll_transmit(NOW + 1)
+    assert sum(map(len, first)) < 3 * 65_536
+    ours.blocked = True
+    a.enqueue(packets[15:], NOW + 1)
+    association(a, "b").initiate(NOW + 10)
+    assert a.poll_transmit(NOW + 10) is None
+    ours.blocked = False
+    a.unblocked(ours)
+    rest = [message for _, message in messages(a, NOW + 10)]
+    received = []
+    for message in first + rest:
+        received += map(bytes, net.tunnels["b"].receive_untrusted(link.other, [memoryview(message)], NOW + 10))
+    assert received == packets
+    sizes = [min(len(message), 1000) for message in rest]
+    assert 148 in sizes[sizes.index(1000) : len(sizes) - sizes[::-1].index(1000)], "it goes before what is not sealed"

@@ -2,7 +2,7 @@ import random
 from collections import deque
 
 from tunneld.proto.const import MAX_QUEUED_PACKETS, MAX_STAGED_PACKETS
-from tunneld.proto.staging import MAX_QUEUED_BYTES, PORTION_BYTES, PORTION_PACKETS, Staging
+from tunneld.proto.staging import MAX_QUEUED_BYTES, PORTION_BYTES, PORTION_PACKETS, Staging, portion
 
 
 def packets(count, size=4):
@@ -123,3 +123,11 @@ def portion_length(plain):
             return count
         octets += len(packet)
     return len(plain)
+
+
+def test_a_portion_of_messages_ends_behind_the_one_that_fills_it():
+    for size in (1, 1000, PORTION_BYTES - 1, PORTION_BYTES, PORTION_BYTES + 1):
+        for count in range(4):
+            messages = [bytes(size)] * count
+            assert portion(messages) == min(count, -(-PORTION_BYTES // size))
+    assert portion([bytes(65_535)] * 16) == 3

@@ -38,7 +38,7 @@ from tunneld.proto.payload import KEEPALIVE, KindPayload
 from tunneld.proto.peer import Link, Peer
 from tunneld.proto.replay import ReplayWindow, Succession
 from tunneld.proto.session import OVERHEAD_BYTES, Session
-from tunneld.proto.staging import Staging
+from tunneld.proto.staging import Staging, portion
 from tunneld.proto.station import Station
 from tunneld.proto.timers import Timer, Timers
 
@@ -70,6 +70,8 @@ class Association:
         self._heard = False
         self._staged = Staging()
         self._outbox: list[bytes] = []
+        # Whether sealed messages wait, as a link that gets more than it can keep drops the rest.
+        self._kept = False
 
     # Packets out
 
@@ -89,17 +91,23 @@ class Association:
 
     def poll_transmit(self, now: float) -> list[bytes]:
         """The next messages for `link`, in order; ask again until there are none."""
+        if self._kept and self.link is not None and self.link.blocked:
+            return []
         if not self._outbox and self._staged and self.link is not None and not self.link.blocked:
             session = self.slots.sealing(now)
             if session is not None:
                 self._seal(session, self._staged.portion(), now)
         messages, self._outbox = self._outbox, []
+        if self._stream:
+            count = portion(messages)
+            messages, self._outbox = messages[:count], messages[count:]
+            self._kept = bool(self._outbox)
         self.peer.sent_bytes += sum(map(len, messages))
         return messages
 
     def unblocked(self) -> None:
         """The link takes more again."""
-        if self._staged:
+        if self._staged or self._kept:
             self._station.ready[self] = None
 
     def say_goodbye(self, now: float) -> None:
@@ -200,7 +208,8 @@ class Association:
         peer.latest_received = now
         peer.received_bytes += sum(map(len, opened.plaintexts)) + OVERHEAD_BYTES * len(opened.plaintexts)
         self._move(link)
-        if self.slots.opened_with(session):
+        if session is self.slots.next:
+            self._free(self.slots.confirm())
             self._complete(session, now)
         self._heard = self._heard or session is self.slots.current
         unpacked = peer.payload.unpack_untrusted(opened.plaintexts, None if self._stream else opened.counters)

@@ -19,6 +19,16 @@ PORTION_BYTES: Final = 128 * 1024
 MAX_QUEUED_BYTES: Final = 512 * 1024
 
 
+def portion(messages: Sequence[Buffer]) -> int:
+    """How many of the first of `messages` go out at once: some 128 KiB of them."""
+    octets = 0
+    for count, message in enumerate(messages):
+        if octets >= PORTION_BYTES:
+            return count
+        octets += len(message)
+    return len(messages)
+
+
 class Staging:
     """Copies of packets, in order. Each call that may drop some returns how many it dropped."""
 
