@@ -11,7 +11,7 @@ from tunneld.proto.controlchannel import decode_untrusted
 from tunneld.proto.datagrams import DatagramTunnel
 from tunneld.proto.errors import BadPacket
 from tunneld.proto.events import Superseded
-from tunneld.proto.handshake import NO_PRESHARED_KEY, Local, Remote
+from tunneld.proto.handshake import NO_PRESHARED_KEY, Local, Remote, create_initiation
 from tunneld.proto.noise import key_pair
 from tunneld.proto.payload import BarePayload, KindPayload
 from tunneld.proto.peer import Peer
@@ -19,7 +19,7 @@ from tunneld.proto.profile import WIREGUARD, MessageType, tunneld_profile
 from tunneld.proto.routing import CableRouting, CryptokeyRouting, SwitchRouting
 from tunneld.proto.station import Station
 from tunneld.proto.streams import StreamTunnel
-from tunneld.proto.tai64n import Stamper
+from tunneld.proto.tai64n import Stamper, stamp
 
 MTU = 1400
 EVERYTHING = ("0.0.0.0/0", "::/0")
@@ -143,6 +143,13 @@ def end(
     tunnel = kind(station, known, routes)
     tunnel.max_packet = MTU + (18 if mode == "tap" else 0)
     return tunnel
+
+
+def initiation(profile, sender: str, receiver: str, at: float = 2e9) -> bytes:
+    """An initiation that `sender` made at some time, whatever its tunnel knows of it."""
+    local, remote = Local(profile, private(sender)), Remote(public(receiver))
+    drawn = numbers(f"{sender} at {at}")
+    return create_initiation(local, remote, sender=1, timestamp=stamp(at), now=0.0, random=drawn).message
 
 
 def events(tunnel):

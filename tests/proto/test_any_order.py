@@ -90,4 +90,4 @@ def test_deadlines_are_complete(seed):
             now = elapse(wire, now, until, **cut)
         found.append((wire.sent_at, [len(message) for _, _, message in wire.seen]))
     assert found[0][1] == found[1][1]
-    assert found[0][0] == pytest.approx(found[1][0], abs=0.02)
+    assert found[0][0] == pytest.approx(found[1][0], abs=0.1)

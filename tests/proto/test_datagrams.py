@@ -12,6 +12,7 @@ from tests.proto.ends import (
     association,
     elapse,
     events,
+    initiation,
     ipv4,
     joined,
     messages,
@@ -19,19 +20,15 @@ from tests.proto.ends import (
     passes,
     peer_of,
     point,
-    private,
     public,
     send,
     told,
 )  # fmt: skip
-from tests.proto.keys import numbers
 from tunneld.proto.cookie import COOKIE_SECRET_MAX_AGE, CookieJar
 from tunneld.proto.errors import Reason
 from tunneld.proto.events import Established, Initiated, Moved, Refused
-from tunneld.proto.handshake import Local, Remote, create_initiation
 from tunneld.proto.load import LASTS, MESSAGES
 from tunneld.proto.profile import WIREGUARD, MessageType, tunneld_profile
-from tunneld.proto.tai64n import stamp
 from tunneld.proto.wire import COOKIE, RESPONSE, SENDER
 
 TUN = tunneld_profile("udp", "tun", "chacha20-poly1305")
@@ -45,11 +42,7 @@ def profile(request):
 
 def initiations(profile, sender, count, first=1e9):
     """Initiations that `sender` made for b, one a second from `first` on."""
-    local, drawn = Local(profile, private(sender)), numbers(f"{sender} made these")
-    for number in range(count):
-        yield create_initiation(
-            local, Remote(public("b")), sender=number, timestamp=stamp(first + number), now=0.0, random=drawn
-        ).message
+    return (initiation(profile, sender, "b", first + number) for number in range(count))
 
 
 def answers(tunnel, way, message, now):

@@ -6,6 +6,7 @@ The caller gives in packets and messages, and then asks until there is nothing l
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -23,7 +24,7 @@ from tunneld.proto.station import Station
 from tunneld.proto.tai64n import seconds_between
 
 
-class SealedTunnel:
+class SealedTunnel(ABC):
     """The peers of one sealed tunnel. Times are CLOCK_BOOTTIME seconds."""
 
     def __init__(self, station: Station[Association], peers: Sequence[Peer], routing: Routing) -> None:
@@ -101,9 +102,9 @@ class SealedTunnel:
         for association in self._associations():
             association.say_goodbye(now)
 
+    @abstractmethod
     def _associations(self) -> Iterable[Association]:
         """All that there are now; what is iterated over does not change meanwhile."""
-        raise NotImplementedError
 
     def _send(self, parts: Iterable[tuple[Peer, Sequence[Buffer]]], now: float) -> None:
         for peer, packets in parts:
