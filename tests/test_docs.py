@@ -203,6 +203,17 @@ def test_every_drop_reason_is_explained_and_back():
     assert sorted(explained) == sorted(reason.value for reason in Reason)
 
 
+# --- docs/ARCHITECTURE.md
+
+
+def test_every_module_has_its_place_in_the_architecture():
+    rows = re.findall(r"^\|.*", (ROOT / "docs/ARCHITECTURE.md").read_text(), flags=re.M)
+    named = {word for quoted in re.findall(r"`(.+?)`", "\n".join(rows)) for word in re.findall(r"\w+", quoted)}
+    places = ("", "proto", "edge", "links", "netcfg")
+    modules = {path.stem for place in places for path in (ROOT / "tunneld" / place).glob("[!_]*.py")}
+    assert modules - named == set()
+
+
 # --- docs/vectors
 
 
