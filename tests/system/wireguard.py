@@ -210,7 +210,10 @@ class Couple:
 
     async def agree(self) -> tuple[int, int]:
         """Wait until both say the same of handshake, endpoints and bytes: those to us, and those from us."""
-        await until(self._same)
+        try:
+            await until(self._same)
+        except TimeoutError:
+            raise AssertionError(f"{await self.peer()} is not {await self.shown()}") from None
         peer = await self.peer()
         return peer["received_bytes"], peer["sent_bytes"]
 
@@ -250,20 +253,23 @@ async def couple(
     mtu: int | None = None,
     command: Sequence[str] = RUN,
 ) -> Couple:
-    """Both running; "tunneld", "wireguard-go" or "both" know the other's endpoint. No handshake needs to be over."""
+    """Both running; no handshake needs to be over.
+
+    "tunneld", "wireguard-go" or "both" know the other's endpoint and have the `keepalive`.
+    """
     ours, theirs = Key.generate(), Key.generate()
     left, right = (getattr(hosts, f"{side}_{outer}") for side in ("left", "right"))
     wireguard = await WireGuard.start(hosts.right, theirs, addresses=inside(1), mtu=mtu)
-    settings: dict[str, object] = {"persistent_keepalive": keepalive}
-    if initiator != "tunneld":
-        settings["endpoint"] = at(left)
-    await wireguard.set_peer(ours.public, *host_prefixes(inside(0)), preshared_key=preshared_key, **settings)
+    settings = {} if initiator == "tunneld" else {"endpoint": at(left), "persistent_keepalive": keepalive}
     peer = {"public_key": theirs.public, "allowed_ips": host_prefixes(inside(1)), "preshared_key": preshared_key}
     if initiator != "wireguard-go":
         peer |= {"endpoint": at(right), "keepalive": keepalive}
+        await wireguard.set_peer(ours.public, *host_prefixes(inside(0)), preshared_key=preshared_key, **settings)
     interface = {} if mtu is None else {"mtu": mtu}
     daemon = tunneld(hosts.left, ours, peer, addresses=inside(0), command=command, **interface)
     await daemon.wait_ready()
+    if initiator == "wireguard-go":  # which calls at once if it is to keep alive, and whoever is called must be there
+        await wireguard.set_peer(ours.public, *host_prefixes(inside(0)), preshared_key=preshared_key, **settings)
     return Couple(hosts, ours, theirs, daemon, wireguard)
 
 
@@ -281,6 +287,10 @@ def udp_payload(packet: Packet) -> bytes:
 
 def is_initiation(packet: Packet) -> bool:
     return udp_payload(packet)[:4] == bytes((1, 0, 0, 0))
+
+
+def is_data(packet: Packet) -> bool:
+    return udp_payload(packet)[:4] == bytes((4, 0, 0, 0))
 
 
 def is_response(packet: Packet) -> bool:
