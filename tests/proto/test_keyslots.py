@@ -47,18 +47,16 @@ def test_a_responder_does_not_seal_with_the_new_keys_until_it_opened_a_message(k
     assert keys.install(fresh) == []
     assert slots(keys) == [None, 1, 2]
     assert keys.sealing(0.0).local_index == 1
-    assert not keys.opened_with(keys.current)
-    assert keys.opened_with(fresh)
+    assert keys.confirm() == []
     assert slots(keys) == [1, 2, None]
     assert keys.sealing(0.0) is fresh
-    assert not keys.opened_with(fresh)
 
 
 def test_a_responders_first_session_seals_nothing_until_it_is_confirmed(keys):
     first = session(1, initiator=False)
     keys.install(first)
     assert keys.sealing(0.0) is None
-    keys.opened_with(first)
+    keys.confirm()
     assert keys.sealing(0.0) is first
 
 
@@ -70,11 +68,13 @@ def test_repeated_initiations_never_displace_the_current_session(keys):
     assert keys.sealing(0.0).local_index == 1
 
 
-def test_a_new_responders_session_makes_the_previous_go(keys):
+def test_the_previous_session_stays_until_the_responders_new_one_is_confirmed(keys):
     keys.install(session(1))
     keys.install(session(2))
-    assert numbers(keys.install(session(3, initiator=False))) == [1]
-    assert slots(keys) == [None, 2, 3]
+    assert keys.install(session(3, initiator=False)) == []
+    assert slots(keys) == [1, 2, 3]
+    assert numbers(keys.confirm()) == [1]
+    assert slots(keys) == [2, 3, None]
 
 
 def test_when_both_begin_at_once_the_peers_session_still_opens(keys):
@@ -114,12 +114,13 @@ def test_no_session_is_lost_or_handed_back_twice(keys):
     choose = random.Random(6)
     held = {}
     for number in range(2000):
-        if held and choose.random() < 0.4:
-            keys.opened_with(choose.choice(list(held.values())))
+        if keys.next is not None and choose.random() < 0.4:
+            gone = keys.confirm()
         else:
             held[number] = session(number, initiator=choose.random() < 0.5)
-            for gone in keys.install(held[number]):
-                del held[gone.local_index]
+            gone = keys.install(held[number])
+        for each in gone:
+            del held[each.local_index]
         assert sorted(held) == sorted(numbers(keys.sessions()))
 
 
@@ -127,9 +128,9 @@ def test_what_the_peer_has_no_more_is_dropped_and_what_is_newer_is_kept(keys):
     keys.install(session(1))
     keys.install(session(2))
     keys.install(session(3, initiator=False))
-    assert numbers(keys.forget_confirmed()) == [2]
+    assert numbers(keys.forget_confirmed()) == [2, 1]
     assert slots(keys) == [None, None, 3]
-    assert keys.opened_with(keys.next)
+    keys.confirm()
     keys.install(session(4))
     assert numbers(keys.forget_confirmed()) == [4, 3]
     assert keys.forget_confirmed() == []

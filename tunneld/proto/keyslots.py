@@ -27,24 +27,22 @@ class KeySlots:
         """Take in the session that a handshake just gave; returns those that are forgotten for it.
 
         An initiator has the responder's answer, which confirms the keys: its session is current at once. If
-        the peer began a handshake meanwhile, that session stays as previous: the peer may be sealing with it.
+        the peer began a handshake meanwhile, that session stays as previous: the peer may be sealing with it. A
+        responder has but an initiation, which may be a replay: only what was next goes.
         """
         before = self.sessions()
         if session.initiator:
             self.previous, self.next = self.next or self.current, None
             self.current = session
         else:
-            self.previous, self.next = None, session
-        left = self.sessions()
-        return [old for old in before if old not in left]
+            self.next = session
+        return self._gone(before)
 
-    def opened_with(self, session: Session) -> bool:
-        """To be told of every session that opened a message. True: it was next and is current now."""
-        if session is not self.next:
-            return False
-        assert self.previous is None, "install empties it for the sake of this moment"
-        self.previous, self.current, self.next = self.current, session, None
-        return True
+    def confirm(self) -> list[Session]:
+        """A message was opened with `next`, which is current now; returns what is forgotten for it."""
+        before = self.sessions()
+        self.previous, self.current, self.next = self.current, self.next, None
+        return self._gone(before)
 
     def sealing(self, now: float) -> Session | None:
         """The session to seal with at `now`; None if there is none within its limits."""
@@ -78,3 +76,8 @@ class KeySlots:
         """Drop all keys if their time is over; returns the sessions that held them."""
         deadline = self.poll_timeout()
         return self.forget() if deadline is not None and now >= deadline[0] else []
+
+    def _gone(self, before: list[Session]) -> list[Session]:
+        """Those of `before` that have no place any more."""
+        left = self.sessions()
+        return [session for session in before if session not in left]
