@@ -1,4 +1,4 @@
-"""`tunneld demo`: two hosts and their tunnels on this machine, shown step by step."""
+"""`tunneld demo`: hosts and their tunnels on this machine, shown step by step."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 
 def register(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = verbs.add_parser("demo", help="two hosts, one tunnel, on this machine", description=__doc__)
+    parser = verbs.add_parser("demo", help="hosts and tunnels on this machine, step by step", description=__doc__)
     parser.add_argument("--keep", action="store_true", help="leave the hosts for playing, until Enter or Ctrl-C")
     parser.set_defaults(run=run)
 
