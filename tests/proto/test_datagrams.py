@@ -130,6 +130,23 @@ def test_whatever_order_messages_come_in_each_packet_arrives_once(profile, depth
     assert wire.tunnels["b"].drops[Reason.REPLAYED] == (times - 1) * len(arriving)
 
 
+def test_old_initiations_stop_no_traffic_of_two_ends_that_began_at_once(profile):
+    """Each seals in the session that it initiated, which is previous at the other, and b has just been restarted."""
+    wire = pair(profile)
+    a, b = wire.tunnels.values()
+    association(a).initiate(NOW)
+    association(b).initiate(NOW)
+    wire.settle(NOW)
+    assert association(a).slots.current.initiator
+    assert association(b).slots.current.initiator
+    peer_of(b)._stamps.reset()
+    for number, recorded in enumerate(initiations(profile, "a", 3)):
+        now = NOW + 1 + number
+        ((_, answer),) = answers(b, Way("x"), recorded, now)
+        assert len(answer) == 92
+        assert passes(wire, now)
+
+
 @pytest.mark.parametrize("times", [500, pytest.param(10_000, marks=pytest.mark.long)])
 def test_a_replayed_initiation_changes_nothing_and_gets_no_answer(profile, times):
     wire = joined(profile)
