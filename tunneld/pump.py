@@ -212,7 +212,8 @@ class Pump:
             return
         self._counters.link_sent_messages += taken
         self._counters.link_sent_bytes += sum(map(len, messages[:taken]))
-        self._own_drops[Reason.QUEUE_FULL] += len(messages) - taken
+        if taken < len(messages):
+            self._own_drops[Reason.QUEUE_FULL] += len(messages) - taken
         if port.blocked and port not in self._blocked:
             self._blocked.add(port)
             loop = asyncio.get_running_loop()
