@@ -1,5 +1,5 @@
 # make            the daemon in .venv/bin/tunneld
-# make demo       two hosts, one tunnel, on this machine
+# make demo       hosts and tunnels on this machine, step by step
 # make test       the tests (make long: those that take minutes, and two daemons on asyncio)
 # make fuzz       a million bad inputs for each parser; by hand, it takes a quarter of an hour
 # make lint       ruff, ruff format, mypy
