@@ -21,6 +21,7 @@ from tunneld.config import Config, Endpoint, InterfaceConfig, NetworkConfig, Pee
 from tunneld.control import NotRunning, PeerStatus, Status, request, run_dir, socket_path
 from tunneld.daemon import Daemon, StartError
 from tunneld.edge import clock, ifinfo, tuntap
+from tunneld.ends import IN_CLEAR
 from tunneld.lab.child import readable
 from tunneld.netcfg.kernel import Kernel
 from tunneld.netcfg.operation import AddressAdd, LinkSet
@@ -93,7 +94,7 @@ async def test_it_starts_in_order_and_stops_in_reverse(caplog):
     async with running():
         pass
     assert [record.getMessage() for record in caplog.records] == [
-        daemon.IN_CLEAR,
+        IN_CLEAR,
         "ip tuntap add d0 mode tun",
         "ip link set dev d0 mtu 1400",
         "ip address add 10.9.0.1/24 dev d0",
@@ -138,7 +139,7 @@ async def test_the_status_has_every_field_and_says_when_the_device_is_gone():
     async with running() as made:
         status = made.status()
         assert status.keys() == Status.__annotations__.keys()
-        assert status["peer"].keys() == PeerStatus.__annotations__.keys()
+        assert [peer.keys() for peer in status["peers"]] == [PeerStatus.__annotations__.keys()]
         assert (status["interface"], status["mtu"]) == ("d0", 1400)
         await until(lambda: made.status()["state"] == "listening")
         async with Kernel.open() as kernel:
