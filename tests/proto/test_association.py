@@ -77,6 +77,17 @@ def test_an_initiator_without_a_packet_confirms_the_keys_at_once(profile):
     assert wire.received == {"a": [], "b": []}
 
 
+def test_a_call_is_heard_under_the_keys_there_are_and_nowhere_else(profile):
+    wire = pair(profile)
+    assert not association(wire.tunnels["a"]).call(NOW)
+    assert not messages(wire.tunnels["a"], NOW)
+    wire = joined(profile)
+    before = peer_of(wire.tunnels["b"]).latest_received
+    assert association(wire.tunnels["a"]).call(NOW + 50)
+    wire.settle(NOW + 50)
+    assert peer_of(wire.tunnels["b"]).latest_received == NOW + 50 > before
+
+
 def test_a_responder_never_seals_before_it_heard_the_new_keys(profile):
     wire = pair(profile)
     wire.tunnels["a"].enqueue([TO_B], NOW)

@@ -88,25 +88,32 @@ class DatagramPeers:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._pump.carry(port), name="carry")
                 for peer in self._tunnel.peers:
-                    self._find_again(peer, port)
+                    found = self._find_again(peer, port)
                     if self._configured[peer.name].endpoints:
+                        if not found:
+                            self._turns[peer.name].set()
                         tasks.create_task(self._follow(peer, port), name=f"follow {peer.name}")
-                    elif peer.association is not None and peer.association.link is None:
+                    elif not found:
                         waiting = f"waiting on udp {addresses.text(port.local)}"
                         self._states[peer.name].become(State.LISTENING, waiting)
                 tasks.create_task(self._tell_forever(port), name="tell")
 
-    def _find_again(self, peer: Peer, port: UdpPort) -> None:
-        """The peer is where it was when the last socket broke."""
-        assert peer.association is not None
-        if isinstance(peer.association.link, UdpPath):
-            peer.association.link = port.path(peer.association.link.remote)
+    def _find_again(self, peer: Peer, port: UdpPort) -> bool:
+        """Whether the peer had a session when the last socket broke. It is where it was; we may be elsewhere."""
+        association, now = peer.association, self._clock()
+        assert association is not None
+        if not isinstance(association.link, UdpPath) or not association.call(now):
+            return False
+        association.link = port.path(association.link.remote)
+        self._states[peer.name].become(State.UP, f"session with {addresses.text(association.link.remote)}")
+        return True
 
     async def _follow(self, peer: Peer, port: UdpPort) -> NoReturn:
         """Call the peer at its endpoints, each in turn."""
         backoff = Backoff(lambda: 1.0)
         turn = 0
         while True:
+            await self._turns[peer.name].wait()
             try:
                 targets = await self._resolve(self._configured[peer.name], port)
             except LinkDown as down:
@@ -122,7 +129,6 @@ class DatagramPeers:
                 association.initiate(self._clock())
                 self._pump.kick()
             self._turns[peer.name].clear()
-            await self._turns[peer.name].wait()
             turn += 1
 
     async def _resolve(self, peer: PeerConfig, port: UdpPort) -> list[Address]:

@@ -17,20 +17,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from tunneld.proto import handshake
+from tunneld.proto import events, handshake
 from tunneld.proto.const import MAX_TIMER_HANDSHAKES, REKEY_ATTEMPT_TIME, REKEY_TIMEOUT
 from tunneld.proto.controlchannel import ControlMessage, Echo, Goodbye, Hello, Probe, decode_untrusted, encode
 from tunneld.proto.errors import BadPacket, Reason
-from tunneld.proto.events import (
-    Established,
-    Forgotten,
-    GaveUp,
-    Initiated,
-    SaidGoodbye,
-    Stalled,
-    Unanswered,
-    Unconfirmed,
-)
 from tunneld.proto.framing import Buffer
 from tunneld.proto.handshake import ReceivedInitiation, SentInitiation, TransportKeys
 from tunneld.proto.keyslots import KeySlots
@@ -89,6 +79,13 @@ class Association:
         else:
             self._seal(session, packets, now)
 
+    def call(self, now: float) -> bool:
+        """Let the peer hear from us under the keys there are; False, and nothing is sent, if there are none."""
+        if self.slots.sealing(now) is None:
+            return False
+        self._keep_alive(now, probe=True)
+        return True
+
     def poll_transmit(self, now: float) -> list[bytes]:
         """The next messages for `link`, in order; ask again until there are none."""
         if self._kept and self.link is not None and self.link.blocked:
@@ -141,7 +138,7 @@ class Association:
         self._unanswered += 1
         self._put([self._sent.message])
         self._timers.handshake_initiated(now, REKEY_ATTEMPT_TIME if self._stream else REKEY_TIMEOUT)
-        station.events.append(Initiated(self.peer.name, self.link, self._unanswered))
+        station.events.append(events.Initiated(self.peer.name, self.link, self._unanswered))
 
     def _renewing(self, now: float) -> bool:
         """Whether new keys are on their way: one more handshake would make an end drop keys still in use."""
@@ -182,7 +179,7 @@ class Association:
         self._timers.any_sent(now)
         self._responses += 1
         if self._responses > 1:
-            station.events.append(Unconfirmed(self.peer.name, self.link, self._responses))
+            station.events.append(events.Unconfirmed(self.peer.name, self.link, self._responses))
         return message
 
     def answer(self, received: ReceivedInitiation, now: float) -> None:
@@ -237,14 +234,14 @@ class Association:
             elif timer is Timer.NEW_HANDSHAKE:
                 handshake, data = self.peer.latest_handshake, self.peer.latest_received
                 answered = handshake is not None and (data is None or data < handshake)
-                self._station.events.append(Unanswered(self.peer.name, answered))
+                self._station.events.append(events.Unanswered(self.peer.name, answered))
                 self.initiate(now)
             else:
                 self._keep_alive(now, probe=timer is Timer.PERSISTENT_KEEPALIVE)
         gone = self.slots.handle_timeout(now)
         if gone:
             self._free(gone)
-            self._station.events.append(Forgotten(self.peer.name))
+            self._station.events.append(events.Forgotten(self.peer.name))
 
     def forget(self) -> None:
         """Drop all keys and all that waits for some."""
@@ -290,7 +287,7 @@ class Association:
     def _retry(self, now: float) -> None:
         if self._stream:
             assert self.link is not None
-            self._station.events.append(Stalled(self.peer.name, self.link))
+            self._station.events.append(events.Stalled(self.peer.name, self.link))
             return
         if self._retries < MAX_TIMER_HANDSHAKES:
             self._retries += 1
@@ -300,7 +297,7 @@ class Association:
         self.drop_initiation()
         self._purge()
         self._retries = self._unanswered = 0
-        self._station.events.append(GaveUp(self.peer.name, attempts))
+        self._station.events.append(events.GaveUp(self.peer.name, attempts))
 
     def _install(self, keys: TransportKeys, index: int, now: float, *, initiator: bool) -> Session:
         session = Session(
@@ -326,7 +323,7 @@ class Association:
         self._last_minute = False
         self._timers.handshake_complete()
         peer.latest_handshake = now
-        station.events.append(Established(peer.name, self.link, session.initiator, first))
+        station.events.append(events.Established(peer.name, self.link, session.initiator, first))
         if station.control:
             self._seal_control(session, [station.hello(peer.allowed_ips), peer.prober.probe(now)], now)
         elif session.initiator and not self._staged:
@@ -365,7 +362,7 @@ class Association:
             elif isinstance(message, Hello):
                 self._greet(message, session)
             else:
-                self._station.events.append(SaidGoodbye(self.peer.name))
+                self._station.events.append(events.SaidGoodbye(self.peer.name))
                 self._drop(self.slots.forget_confirmed())
         sealing = self.slots.sealing(now)
         # A peer that asks and does not read would else fill our memory.

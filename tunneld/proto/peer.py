@@ -34,6 +34,8 @@ class Conversation(Protocol):
 
     def initiate(self, now: float) -> None: ...
 
+    def call(self, now: float) -> bool: ...
+
 
 class Peer:
     """One configured peer.
