@@ -102,7 +102,9 @@ def test_ctrl_c_at_any_point_cleans_up(namespaces, moment):
     wait_gone(children)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("number", "code"), [pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long), (signal.SIGKILL, -9)]
+)
 def test_a_killed_demo_leaves_no_process_and_no_device(namespaces, number, code):
     links = socket.if_nameindex()
     process, terminal = on_a_terminal(DEMO, {"TERM": "xterm"})

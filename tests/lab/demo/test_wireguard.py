@@ -17,7 +17,7 @@ def installed():
 
 async def test_a_wireguard_answers(installed, pair, keys, screen, stream, steps):
     await wireguard.play(screen, pair, keys)
-    assert steps() == ["wireguard-go", "daemon", "ping", "wg show"]
+    assert steps() == ["partner", "daemon", "ping", "wg show"]
 
 
 async def test_a_program_that_ends_fails_the_step_by_what_it_said(installed, pair, keys, screen, stream):

@@ -44,7 +44,7 @@ async def play(screen: Screen, hosts: Pair, keys: Keys) -> None:
     if missing:
         screen.skip("wireguard", f"not installed: apt-get install {' '.join(missing)}")
         return
-    with screen.step("wireguard-go") as step:
+    with screen.step("partner") as step:
         child = hosts.right.spawn(["wireguard-go", "-f", "wg0"], name="wireguard-go")
         await wait_ready(hosts.right, child)
         peer = ["peer", keys.left, "endpoint", f"{hosts.left_v4}:{PORT}", "allowed-ips", f"{LEFT}/32"]
@@ -52,7 +52,7 @@ async def play(screen: Screen, hosts: Pair, keys: Keys) -> None:
         await _wg(hosts.right, "set", "wg0", *ours, *peer)
         await network.set_state(hosts.right, "wg0", "up")
         await network.give(hosts.right, "wg0", f"{RIGHT}/24")
-        step.result = f"pid {child.pid} on right, configured by wg, with the keys of tunneld genkey"
+        step.result = f"wireguard-go: pid {child.pid} on right, configured by wg, with the keys of tunneld genkey"
     with screen.step("daemon") as step:
         text = _CONFIG.format(outer=hosts.left_v4, key=keys.right, peer_outer=hosts.right_v4)
         daemon = Daemon.start(hosts.left, text, name="wireguard")
