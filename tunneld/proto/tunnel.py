@@ -55,13 +55,13 @@ class SealedTunnel(ABC):
         for peer in self.peers:
             peer.payload.max_packet = most
 
-    def attach(self, link: object) -> None:
+    def attach(self, link: object) -> None:  # noqa: B027: most have nothing to do here
         """A socket is carried from now on: nothing to do, the peers are known by what comes."""
 
-    def close(self, link: object) -> None:
+    def close(self, link: object) -> None:  # noqa: B027: most have nothing to do here
         """A socket is not carried any more."""
 
-    def unblocked(self, link: object) -> None:
+    def unblocked(self, link: object) -> None:  # noqa: B027: most have nothing to do here
         """A link takes more again."""
 
     def enqueue(self, packets: Sequence[Buffer], now: float) -> None:
