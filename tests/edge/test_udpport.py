@@ -64,15 +64,14 @@ def nobody():
 # What comes.
 
 
-def test_datagrams_come_with_their_paths_in_the_order_in_which_they_came():
+def test_datagrams_of_a_turn_come_by_path_and_in_their_order():
     with port_on() as port, bare_socket() as one, bare_socket() as other:
         for sock, text in ((one, b"1"), (one, b"2"), (other, b"3"), (one, b"4")):
             sock.sendto(text, port.local)
         batches = receive(port)
-        assert [datagrams for _, datagrams in batches] == [[b"1", b"2"], [b"3"], [b"4"]]
-        first, second, third = (path for path, _ in batches)
-        assert first is third
-        assert (first.remote, second.remote) == (one.getsockname(), other.getsockname())
+        assert [datagrams for _, datagrams in batches] == [[b"1", b"2", b"4"], [b"3"]]
+        assert [path.remote for path, _ in batches] == [one.getsockname(), other.getsockname()]
+        assert heard(port, one) is batches[0][0]
         assert port.recv_batches(0.0) == []
 
 

@@ -38,8 +38,8 @@ class Port(Protocol):
         """The descriptor to watch: for reading always, for writing while `blocked`."""
 
     def recv_batches(self, now: float) -> Sequence[tuple[Link, Sequence[memoryview]]]:
-        """The messages that wait, up to a bound, with the link that they came over; what came over one link in a row
-        is together. Views valid until the next call. Raises LinkDown.
+        """The messages that wait, up to a bound, with the link that they came over; what came over one link is
+        together, in its order. Views valid until the next call. Raises LinkDown.
         """
 
     def flush(self) -> None:

@@ -12,6 +12,7 @@ Theory of operation
   table as well; so do WireGuard's implementations. `sticky` is false meanwhile.
 - With IP_RECVERR an ICMP message about one peer is the error of the next call, whomever that is for. The error queue
   tells whose it is, and what was refused is sent again: an unreachable peer costs no other a datagram.
+- What a turn brings is sorted by path: a flood of others must not cut a peer's datagrams into small batches.
 - Paths are remembered by what the kernel says of a datagram, so that the same objects come back without being made
   anew. Strangers fill that memory too; it is emptied when full.
 """
@@ -168,11 +169,11 @@ class UdpPort:
         return self._watch.fileno()
 
     def recv_batches(self, now: float) -> list[tuple[UdpPath, list[memoryview]]]:
-        """Up to 32 datagrams or some 64 KiB, those that follow one another on the same path together.
+        """Up to 32 datagrams or some 64 KiB, those on the same path together and in their order.
 
         The views are valid until the next call. Raises LinkDown when the socket is broken.
         """
-        batches: list[tuple[UdpPath, list[memoryview]]] = []
+        batches: dict[tuple[Address, bytes], list[memoryview]] = {}
         datagrams: list[memoryview] = []
         origin: tuple[Address, bytes] | None = None
         octets = 0
@@ -187,8 +188,7 @@ class UdpPort:
             came = (sender, control[0][2] if control else b"")
             if came != origin:
                 origin = came
-                datagrams = []
-                batches.append((self._path_of(came), datagrams))
+                datagrams = batches.setdefault(came, [])
             datagrams.append(buffer[0][:count])
             octets += count
             if octets >= udp.TURN_BYTES:
@@ -196,7 +196,7 @@ class UdpPort:
         # Only then, as this costs as much as a datagram; what woke us for nothing may have been this.
         if not batches and self._routes is not None and self._routes.changed():
             self.changes += 1
-        return batches
+        return [(self._path_of(came), together) for came, together in batches.items()]
 
     def path(self, remote: Address) -> UdpPath:
         """The way to `remote`, from the address that the routing table chooses.
