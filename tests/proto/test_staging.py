@@ -92,9 +92,11 @@ def test_any_mixture_keeps_the_bounds_of_a_plain_queue():
     lots = random.Random(3)
     staging, plain, number = Staging(), deque(), 0
     for _ in range(3000):
-        batch = [(number + at).to_bytes(4, "big").ljust(lots.choice((4, 1400, 65_000)), b"\0") for at in range(9)]
+        batch = [
+            (number + at).to_bytes(4, "big").ljust(lots.choice((4, 4, 4, 1400, 65_000)), b"\0") for at in range(9)
+        ]
         number += 9
-        action = lots.choice(("stage", "queue", "portion", "portion", "purge" if lots.random() < 0.05 else "queue"))
+        action = lots.choice(("stage", "queue", "queue", "portion", "purge" if lots.random() < 0.01 else "stage"))
         if action == "stage":
             plain += batch
             dropped = max(len(plain) - 128, 0)

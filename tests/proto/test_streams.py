@@ -182,7 +182,11 @@ def test_if_two_initiations_cross_that_of_the_opener_counts(first):
     assert net.refused == {"a": [], "b": []}
     last = {name: [e for e in net.events[name] if isinstance(e, Established)][1:] for name in "ab"}
     assert [[e.initiator for e in last[name]] for name in "ab"] == [[True], [False]]
-    assert passes(net, now + 1)
+    for name in "ba":
+        now += REJECT_AFTER_TIME
+        renewing(net, name, now)
+        net.settle(now)
+        assert passes(net, now + 1)
 
 
 @pytest.mark.parametrize("seed", range(40))

@@ -6,7 +6,6 @@ import pytest
 
 from tests.proto.ends import (
     NOW,
-    TO_A,
     TO_B,
     Connection,
     Overheard,
@@ -224,31 +223,30 @@ def test_a_late_goodbye_does_not_end_a_handshake_that_the_restarted_peer_began()
     assert passes(wire, NOW + 1)
 
 
-def crossed():
-    """Two ends that began at once: each seals in the session that it initiated itself."""
-    wire = pair(TUN)
+@pytest.fixture(params=["first", "later"])
+def crossed(request):
+    """Two ends that began at once, or renewed at once: each seals in the session that it initiated itself."""
+    wire = pair(TUN) if request.param == "first" else joined(TUN)
     for name in "ab":
-        wire.tunnels[name].enqueue([TO_B if name == "a" else TO_A], NOW)
-    wire.settle(NOW)
+        association(wire.tunnels[name]).initiate(NOW + 10)
+    wire.settle(NOW + 10)
     a, b = (association(wire.tunnels[name]).slots for name in "ab")
     assert a.current.initiator
     assert b.current.initiator
     return wire
 
 
-def test_ends_that_began_at_once_hear_of_each_others_settings():
-    wire = crossed()
+def test_ends_that_began_at_once_hear_of_each_others_settings(crossed):
     for name in "ab":
-        assert len(told(wire.tunnels[name], Compared)) == 1
-        assert peer_of(wire.tunnels[name]).prober.round_trip == 0.0
+        assert peer_of(crossed.tunnels[name]).hello is not None
+        assert peer_of(crossed.tunnels[name]).prober.round_trip == 0.0
 
 
-def test_ends_that_began_at_once_hear_a_goodbye():
-    wire = crossed()
-    wire.tunnels["b"].say_goodbye(NOW + 1)
-    wire.settle(NOW + 1)
-    assert told(wire.tunnels["a"], SaidGoodbye) == [SaidGoodbye("b")]
-    assert association(wire.tunnels["a"]).slots.sessions() == []
+def test_ends_that_began_at_once_hear_a_goodbye(crossed):
+    crossed.tunnels["b"].say_goodbye(NOW + 11)
+    crossed.settle(NOW + 11)
+    assert told(crossed.tunnels["a"], SaidGoodbye) == [SaidGoodbye("b")]
+    assert association(crossed.tunnels["a"]).slots.sessions() == []
 
 
 def test_control_messages_that_are_none_are_counted_and_harm_nothing():
