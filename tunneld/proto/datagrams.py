@@ -8,7 +8,7 @@ and nothing is changed before the last. Strangers get no answer, but a cookie un
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from tunneld.proto.association import Association
 from tunneld.proto.cookie import CookieChecker
@@ -22,6 +22,9 @@ from tunneld.proto.routing import Routing
 from tunneld.proto.station import Station
 from tunneld.proto.tunnel import SealedTunnel, runs_untrusted
 from tunneld.proto.wire import COOKIE, RESPONSE, classify_untrusted
+
+# Whose an index is that we never gave.
+NOBODY: Final = (None, None)
 
 
 class Link(AnyLink, Protocol):
@@ -63,25 +66,20 @@ class DatagramTunnel(SealedTunnel):
     def receive_untrusted(self, link: Link, messages: Sequence[memoryview], now: float) -> Sequence[memoryview]:
         """The packets for the device in `messages`, which came from `link` one after the other."""
         packets: list[memoryview] = []
+        unknown = 0
         for head, run in runs_untrusted(messages, self._data_word):
-            if head[:4] == self._data_word:
-                packets += self._data_untrusted(head, run, link, now)
-            else:
+            if head[:4] != self._data_word:
                 self._handshake_untrusted(run[0], link, now)
+                continue
+            association, session = self._station.indices.find_untrusted(int.from_bytes(head[4:], "little")) or NOBODY
+            if association is None or session is None:
+                unknown += len(run)
+            else:
+                opened = association.receive_untrusted(session, run, link, now)
+                packets += self._admit_untrusted(opened, association.peer, now)
+        if unknown:
+            self._station.ledger.refuse(Reason.UNKNOWN_SESSION, link, count=unknown)
         return packets
-
-    def _data_untrusted(
-        self, head: bytes, messages: Sequence[memoryview], link: Link, now: float
-    ) -> Sequence[memoryview]:
-        association, session = self._station.indices.find_untrusted(int.from_bytes(head[4:], "little")) or (
-            None,
-            None,
-        )
-        if association is None or session is None:
-            self._station.ledger.refuse(Reason.UNKNOWN_SESSION, link, count=len(messages))
-            return ()
-        packets = association.receive_untrusted(session, messages, link, now)
-        return self._admit_untrusted(packets, association.peer, now)
 
     def _handshake_untrusted(self, message: memoryview, link: Link, now: float) -> None:
         station = self._station
