@@ -13,13 +13,12 @@ import contextlib
 import secrets
 import socket
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import pytest
 
 from tests.conftest import missing
-from tests.system.wireguard import initiation_of_noise, needs_wireguard_go
+from tests.system.wireguard import initiation_of_noise, needs_wireguard_go, run_wireguard_go, until
 from tunneld.lab import network
 from tunneld.lab.host import Host
 from tunneld.proto.handshake import (
@@ -95,15 +94,6 @@ async def succeeds(host: Host, *command: str) -> bool:
     return (await host.run(command)).code == 0
 
 
-async def until(holds: Callable[[], Awaitable[bool]]) -> None:
-    """Wait until it holds. Raises TimeoutError after 10 s."""
-    async with asyncio.timeout(10):
-        while True:
-            if await holds():
-                return
-            await asyncio.sleep(0.02)
-
-
 def text(key: bytes) -> str:
     return base64.b64encode(key).decode()
 
@@ -129,8 +119,7 @@ async def partner(request, wireguard_go, lab):
         sock.bind((address, OURS))
         sock.connect((address, PORT))
         partner = Partner(host, local, Remote(theirs.static.public, preshared_key), sock, Stamper())
-        host.spawn(["wireguard-go", "-f", "wg0"], name="wireguard-go")
-        await until(lambda: succeeds(host, "wg", "show", "wg0"))
+        await run_wireguard_go(host, "wg0")
         for name, key in (("private", private), ("psk", preshared_key)):
             (host.run_dir / name).write_text(text(key) + "\n")
         await partner.wg("set", "wg0", "private-key", str(host.run_dir / "private"), "listen-port", str(PORT))

@@ -59,8 +59,7 @@ async def test_tunneld_in_the_middle_of_three_wireguard_go(star):
         for name in MEMBERS
     ]
     peers[1]["preshared_key"] = star.psk
-    hub = tunneld(star.hub, star.hub_key, *peers, addresses=[f"{INSIDE}/24"])
-    await hub.wait_ready()
+    hub = await tunneld(star.hub, star.hub_key, *peers, addresses=[f"{INSIDE}/24"])
     for name in MEMBERS:
         await go_member(star, name)
     await everybody_reaches_everybody(star)
@@ -108,8 +107,7 @@ async def tunneld_member(star, name):
         "endpoint": at(HUB),
         "allowed_ips": ["10.9.0.0/24", *(lan(other) for other in MEMBERS if other != name)],
     }
-    member = tunneld(star.members[name], star.keys[name], peer, addresses=[f"{inside(name)}/24"])
-    await member.wait_ready()
+    member = await tunneld(star.members[name], star.keys[name], peer, addresses=[f"{inside(name)}/24"])
     return member
 
 
@@ -148,8 +146,7 @@ async def test_a_more_specific_prefix_that_moved_here_takes_the_packets_along(st
             {**first, "name": "one", "public_key": star.keys["one"].public},
             {"name": "two", "public_key": star.keys["two"].public, "allowed_ips": others},
         ]
-        hub = tunneld(star.hub, star.hub_key, *peers, addresses=[f"{INSIDE}/24"])
-        await hub.wait_ready()
+        hub = await tunneld(star.hub, star.hub_key, *peers, addresses=[f"{INSIDE}/24"])
         await wait_reachable(star.members["one"], INSIDE)
         assert await arrives(star.members["one"], "10.9.0.99", star.hub) is passes
         assert await hub.stop() == 0

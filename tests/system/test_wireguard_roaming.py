@@ -119,8 +119,7 @@ async def test_an_initiation_replayed_after_our_restart_moves_nothing(hosts):
         recorded = udp_payload(await wire.wait_for(is_initiation))
     await both.daemon.kill()
     peer = {"public_key": both.theirs.public, "allowed_ips": ["10.9.0.2/32"], "endpoint": at(hosts.right_v4)}
-    both.daemon = tunneld(hosts.left, both.ours, peer, addresses=inside(0))
-    await both.daemon.wait_ready()
+    both.daemon = await tunneld(hosts.left, both.ours, peer, addresses=inside(0))
     await wait_reachable(hosts.left, RIGHT)
     await network.give(hosts.right, "eth0", f"{ELSEWHERE[0]}/24")
     with sockets.udp(hosts.right, bind=(ELSEWHERE[0], PORT + 1), connect=(hosts.left_v4, PORT)) as attacker:
@@ -178,7 +177,7 @@ async def behind_nat(hosts, number, *, keepalive):
         "endpoint": at(hosts.right_v4, port),
         "keepalive": keepalive,
     }
-    tunneld(hosts.left, ours, peer, addresses=[f"10.{number}.0.1/24"], listen=None, name=f"t{number}")
+    await tunneld(hosts.left, ours, peer, addresses=[f"10.{number}.0.1/24"], listen=None, name=f"t{number}")
 
     async def found():
         return (await go.shown(ours.public)).endpoint.rpartition(":")[0]
@@ -190,10 +189,9 @@ async def go_behind_nat(hosts, number, *, keepalive):
     """The other way round."""
     ours, theirs, port = Key.generate(), Key.generate(), PORT + number
     peer = {"public_key": theirs.public, "allowed_ips": [f"10.{number}.0.1/32"]}
-    daemon = tunneld(
+    daemon = await tunneld(
         hosts.right, ours, peer, addresses=[f"10.{number}.0.2/24"], listen=f"[::]:{port}", name=f"t{number}"
     )
-    await daemon.wait_ready()
     go = await WireGuard.start(hosts.left, theirs, port=port, addresses=[f"10.{number}.0.1/24"])
     where = at(hosts.right_v4, port)
     await go.set_peer(ours.public, f"10.{number}.0.2/32", endpoint=where, persistent_keepalive=keepalive)

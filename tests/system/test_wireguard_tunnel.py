@@ -83,7 +83,7 @@ async def test_both_begin_at_the_same_moment(hosts):
     with Capture(hosts.right, "eth0") as wire:
         both.wireguard.child.signal(signal.SIGSTOP)
         peer = {"public_key": both.theirs.public, "allowed_ips": ["10.9.0.2/32"], "endpoint": at(hosts.right_v4)}
-        tunneld(hosts.left, both.ours, peer, addresses=inside(0))
+        await tunneld(hosts.left, both.ours, peer, addresses=inside(0))
         await wire.wait_for(is_initiation)
         assert (await ping(hosts.right, INSIDE["v4"][0], count=1, timeout=0.05)).lost == 1
         both.wireguard.child.signal(signal.SIGCONT)
@@ -145,7 +145,7 @@ async def test_a_key_that_changes_there_is_named_here_and_has_to_be_changed_here
     assert (await ping(hosts.left, INSIDE["v4"][1], count=1, timeout=0.1)).lost == 1
     text = both.daemon.config.read_text().replace(both.theirs.public, new.public)
     assert await both.daemon.stop() == 0
-    Daemon.start(hosts.left, text, name=both.daemon.name)
+    await Daemon.start(hosts.left, text, name=both.daemon.name).wait_ready()
     await wait_reachable(hosts.right, INSIDE["v4"][0], timeout=BACK_AGAIN)
 
 
@@ -176,12 +176,12 @@ LOW_ORDER = [
 async def test_a_key_of_low_order_is_refused_and_not_one_byte_is_sent(hosts):
     with Capture(hosts.left, "eth0") as wire:
         refused = Daemon.start(hosts.left, calls(hosts, *LOW_ORDER), name="low")
-        assert await refused.child.wait(5.0) == 2
+        assert await refused.child.wait(10.0) == 2
         complaints = refused.log().splitlines()
         assert len(complaints) == len(LOW_ORDER)
         assert all("public_key: " in complaint for complaint in complaints)
         assert not any(udp_payload(packet) for packet in wire.packets)
-        Daemon.start(hosts.left, calls(hosts, Key.generate().public), name="good")
+        await Daemon.start(hosts.left, calls(hosts, Key.generate().public), name="good").wait_ready()
         await wire.wait_for(udp_payload)
 
 

@@ -81,12 +81,7 @@ class WireGuard:
         """A device that is up, has `addresses`, and has no peer. `port` 0 lets the system choose."""
         needs_wireguard_go()
         link = f"wg{next(_numbers)}"
-        child = host.spawn(["wireguard-go", "-f", link], name=link, env={"LOG_LEVEL": "verbose"})
-        wireguard = cls(host, link, child)
-        async with asyncio.timeout(10):
-            while (await host.run(["wg", "show", link])).code != 0:
-                assert child.running, child.output()
-                await asyncio.sleep(0.01)
+        wireguard = cls(host, link, await run_wireguard_go(host, link))
         await wireguard.set_key(key)
         await wireguard.wg("set", link, "listen-port", str(port))
         if mtu is not None:
@@ -125,6 +120,21 @@ class WireGuard:
         return str(path)
 
 
+async def run_wireguard_go(host: Host, link: str) -> Child:
+    """The process that has made the device `link`, and listens to `wg`.
+
+    Not before it says so: `wg` removes a socket on which nobody listens, be it for want of time.
+    """
+    child = host.spawn(["wireguard-go", "-f", link], name=link, env={"LOG_LEVEL": "verbose"})
+
+    async def listens() -> bool:
+        assert child.running, child.output()
+        return "UAPI listener started" in child.output()
+
+    await until(listens)
+    return child
+
+
 async def set_mtu(host: Host, link: str, mtu: int) -> None:
     """Raises KernelError."""
     async with Kernel.open(host.namespace) as kernel:
@@ -139,7 +149,7 @@ def needs_wireguard_go(*programs: str) -> None:
             missing(f"{program} is not installed: apt-get install {package}")
 
 
-def tunneld(
+async def tunneld(
     host: Host,
     key: Key,
     *peers: Mapping[str, Any],
@@ -149,9 +159,11 @@ def tunneld(
     command: Sequence[str] = RUN,
     **interface: object,
 ) -> Daemon:
-    """A daemon that speaks `wireguard` on the device NAME0. A `preshared_key` of a peer is put into a file."""
+    """A daemon, ready, that speaks `wireguard` on the device NAME0. What is a `preshared_key` is put into a file."""
     text = configuration(host, key, *peers, addresses=addresses, listen=listen, link=f"{name}0", **interface)
-    return Daemon.start(host, text, name=name, command=command)
+    daemon = Daemon.start(host, text, name=name, command=command)
+    await daemon.wait_ready()
+    return daemon
 
 
 def configuration(
@@ -230,7 +242,7 @@ class Couple:
         )
 
 
-async def until(holds: Callable[[], Awaitable[bool]], timeout: float = 5.0) -> None:
+async def until(holds: Callable[[], Awaitable[bool]], timeout: float = 10.0) -> None:
     """Wait until it holds. Raises TimeoutError."""
     async with asyncio.timeout(timeout):
         while True:
@@ -266,8 +278,7 @@ async def couple(
         peer |= {"endpoint": at(right), "keepalive": keepalive}
         await wireguard.set_peer(ours.public, *host_prefixes(inside(0)), preshared_key=preshared_key, **settings)
     interface = {} if mtu is None else {"mtu": mtu}
-    daemon = tunneld(hosts.left, ours, peer, addresses=inside(0), command=command, **interface)
-    await daemon.wait_ready()
+    daemon = await tunneld(hosts.left, ours, peer, addresses=inside(0), command=command, **interface)
     if initiator == "wireguard-go":  # which calls at once if it is to keep alive, and whoever is called must be there
         await wireguard.set_peer(ours.public, *host_prefixes(inside(0)), preshared_key=preshared_key, **settings)
     return Couple(hosts, ours, theirs, daemon, wireguard)
@@ -291,6 +302,10 @@ def is_initiation(packet: Packet) -> bool:
 
 def is_data(packet: Packet) -> bool:
     return udp_payload(packet)[:4] == bytes((4, 0, 0, 0))
+
+
+def is_cookie(packet: Packet) -> bool:
+    return udp_payload(packet)[:4] == bytes((3, 0, 0, 0))
 
 
 def is_response(packet: Packet) -> bool:
