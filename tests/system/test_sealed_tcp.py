@@ -12,7 +12,8 @@ import os
 import signal
 import socket
 import statistics
-from contextlib import ExitStack, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -98,17 +99,18 @@ async def test_a_half_open_connection_is_found_and_replaced(lab, sending):
     [("kill", 1), ("stop", 1), pytest.param("kill", 20, marks=[pytest.mark.long, pytest.mark.timeout(200)])],
 )
 async def test_a_daemon_that_starts_again_is_found(hosts, side, end, times):
-    """The time of the start of the process included."""
+    """From the moment that it listens, or connects; what a start takes is the machine's affair."""
     daemons, seconds = list(await start(hosts, TCP)), []
     for _ in range(times):
         daemon = daemons[side]
         await getattr(daemon, end)()
         assert (await ping(hosts.left, RIGHT, count=1, timeout=0.1)).lost == 1
-        began = clock.now()
         daemons[side] = Daemon.start(daemon.host, daemon.config.read_text(), name=NAME)
+        await daemons[side].wait_ready()
+        began = clock.now()
         await passes_again(hosts, 5.0)
         seconds.append(clock.now() - began)
-    assert statistics.median(seconds) <= (AGAIN if times > 1 else 2 * AGAIN), seconds
+    assert statistics.median(seconds) <= AGAIN, seconds
     assert "Traceback" not in daemons[0].log() + daemons[1].log()
 
 
@@ -243,34 +245,47 @@ async def test_a_thousand_slow_strangers_keep_no_peer_out_and_cost_little(hosts,
     await network.give(hosts.right, "eth0", *(f"192.0.2.{number}/24" for number in range(10, 10 + ADDRESSES)))
     pid = left.child.pid
     descriptors, memory = len(os.listdir(f"/proc/{pid}/fd")), resident(pid)
-    with ExitStack() as open_sockets:
-        slow = [open_sockets.enter_context(stranger(hosts, number)) for number in range(STRANGERS)]
-        end, most = clock.now() + seconds, 0
+    slow, most, end = strangers(hosts, range(STRANGERS)), 0, clock.now() + seconds
+    try:
         while clock.now() < end:
-            for sock in slow:
-                trickle(sock)
+            gone = [number for number, sock in enumerate(slow) if not trickle(sock)]
+            for number, sock in zip(gone, strangers(hosts, gone), strict=True):
+                slow[number].close()
+                slow[number] = sock
             most = max(most, len(os.listdir(f"/proc/{pid}/fd")) - descriptors)
             assert (await ping(hosts.right, LEFT, count=1, timeout=0.5)).lost == 0
+            await asyncio.sleep(0.05)
         assert MOST_STRANGERS / 2 < most <= MOST_STRANGERS + 4
         assert resident(pid) - memory <= MOST_MEMORY
         await right.kill()
         Daemon.start(hosts.right, right.config.read_text(), name=NAME)
         await passes_again(hosts, 6.0)
+    finally:
+        for sock in slow:
+            sock.close()
     assert complaints(left.log()) == []
     await status_when(left, lambda status: status["state"] == "up")
 
 
-def stranger(hosts, number: int) -> socket.socket:
-    """A connection from one of the addresses of right, which does not block."""
-    sock = hosts.right.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK))
-    sock.bind((f"192.0.2.{10 + number % ADDRESSES}", 0))
-    sock.connect_ex((hosts.left_v4, PORT))
-    return sock
+def strangers(hosts, numbers: Sequence[int]) -> list[socket.socket]:
+    """Connections from the addresses of right in turn, which do not block."""
+    kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
+    made = hosts.right.call(lambda: [socket.socket(socket.AF_INET, kind) for _ in numbers])
+    for number, sock in zip(numbers, made, strict=True):
+        sock.bind((f"192.0.2.{10 + number % ADDRESSES}", 0))
+        sock.connect_ex((hosts.left_v4, PORT))
+    return made
 
 
-def trickle(sock: socket.socket) -> None:
-    with suppress(OSError):
+def trickle(sock: socket.socket) -> bool:
+    """Send one byte; whether the other side is still there."""
+    try:
         sock.send(b"\0")
+        return sock.recv(1) != b""
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
 
 
 def resident(pid: int) -> int:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from tunneld.proto.framing import PREFIX
 
 # What may wait unread is bounded by net.ipv4.tcp_rmem, 6 MiB or a few times that.
-DISCARD_BYTES = 1024 * 1024
+DISCARD_BYTES = 64 * 1024
 DISCARDS = 32
 
 
@@ -40,15 +40,22 @@ def leave(sock: socket.socket) -> None:
 async def _exactly(descriptor: int, size: int) -> bytes:
     received = b""
     while len(received) < size:
-        try:
-            chunk = os.read(descriptor, size - len(received))
-        except BlockingIOError:
+        chunk = _read(descriptor, size - len(received))
+        if chunk is None:
             await _readable(descriptor)
-            continue
-        if not chunk:
+        elif chunk:
+            received += chunk
+        else:
             raise EOFError("closed before its first message was whole")
-        received += chunk
     return received
+
+
+def _read(descriptor: int, size: int) -> bytes | None:
+    """None while nothing is there. Apart, so that no exception and its frames are kept by who waits."""
+    try:
+        return os.read(descriptor, size)
+    except BlockingIOError:
+        return None
 
 
 async def _readable(descriptor: int) -> None:

@@ -251,6 +251,7 @@ class StreamPeers:
                 await asyncio.sleep(deadline - asyncio.get_running_loop().time())
         finally:
             self._strangers.pop(stranger, None)
+            stranger.task = None  # it holds the stranger: under a flood that ring would wait for the collector
             leave(sock)
 
     async def _admit_untrusted(self, stranger: Stranger, sock: socket.socket, deadline: float) -> Peer | None:
