@@ -5,12 +5,11 @@ tunneld export ──> wg-quick strip ──> wg setconf ──> wireguard-go, d
 
 from __future__ import annotations
 
-import shutil
 import sys
 
 import pytest
 
-from tests.conftest import missing
+from tests.system.wireguard import needs_wireguard_go, run_wireguard_go
 from tunneld.config import load
 
 BERLIN = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
@@ -39,7 +38,6 @@ allowed_ips = ["10.7.0.3/32", "::/0"]
 
 
 SCRIPT = """
-until wg show wgx; do sleep 0.02; done
 umask 077
 cd "$RUNTIME_DIRECTORY"
 wg genkey >office.key
@@ -74,11 +72,8 @@ async def test_wg_takes_what_we_export_and_we_take_what_it_shows(host):
 
 @pytest.fixture
 async def host(lab, iproute2):
-    """A host with a WireGuard device, or soon with one, that has no settings yet."""
-    programs = {"wireguard-go": "wireguard-go", "wg": "wireguard-tools", "wg-quick": "wireguard-tools"}
-    for program, package in programs.items():
-        if shutil.which(program) is None:
-            missing(f"{program} is not installed: apt-get install {package}")
+    """A host with a WireGuard device that has no settings yet."""
+    needs_wireguard_go("wg-quick")
     host = lab.host("alone")
-    host.spawn(["wireguard-go", "-f", "wgx"], name="wireguard-go")
+    await run_wireguard_go(host, "wgx")
     return host
