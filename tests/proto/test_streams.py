@@ -217,8 +217,8 @@ def test_however_initiations_cross_no_message_is_refused(seed):
     assert lost <= net.tunnels["a"].drops[Reason.EXPIRED] + net.tunnels["b"].drops[Reason.EXPIRED] <= 4
 
 
-def test_an_end_that_answered_begins_no_handshake_before_the_new_keys_came():
-    """It would make the other end drop the keys under which its own messages are still under way."""
+def test_an_end_that_answered_may_begin_a_handshake_before_the_new_keys_came():
+    """The other end still needs the old keys then: messages under them are under way."""
     net, ours, _ = joined()
     net.tunnels["b"].enqueue([TO_A], NOW + 106)
     net.write(NOW + 106)

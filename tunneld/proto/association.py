@@ -122,7 +122,7 @@ class Association:
         self._initiate(now)
 
     def _initiate(self, now: float) -> None:
-        if self.link is None or now - self._initiated < REKEY_TIMEOUT or (self._stream and self._renewing(now)):
+        if self.link is None or now - self._initiated < REKEY_TIMEOUT or (self._stream and self.waits):
             return
         station = self._station
         self.drop_initiation()
@@ -139,11 +139,6 @@ class Association:
         self._put([self._sent.message])
         self._timers.handshake_initiated(now, REKEY_ATTEMPT_TIME if self._stream else REKEY_TIMEOUT)
         station.events.append(events.Initiated(self.peer.name, self.link, self._unanswered))
-
-    def _renewing(self, now: float) -> bool:
-        """Whether new keys are on their way: one more handshake would make an end drop keys still in use."""
-        answered = self.slots.next
-        return self.waits or (answered is not None and answered.alive(now))
 
     @property
     def waits(self) -> bool:
