@@ -6,7 +6,7 @@ The caller gives in packets and messages, and then asks until there is nothing l
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -24,7 +24,7 @@ from tunneld.proto.station import Station
 from tunneld.proto.tai64n import seconds_between
 
 
-class SealedTunnel(ABC):
+class SealedTunnel:
     """The peers of one sealed tunnel. Times are CLOCK_BOOTTIME seconds."""
 
     def __init__(self, station: Station[Association], peers: Sequence[Peer], routing: Routing) -> None:
@@ -55,13 +55,13 @@ class SealedTunnel(ABC):
         for peer in self.peers:
             peer.payload.max_packet = most
 
-    def attach(self, link: object) -> None:  # noqa: B027: most have nothing to do here
+    def attach(self, link: object) -> None:
         """A socket is carried from now on: nothing to do, the peers are known by what comes."""
 
-    def close(self, link: object) -> None:  # noqa: B027: most have nothing to do here
+    def close(self, link: object) -> None:
         """A socket is not carried any more."""
 
-    def unblocked(self, link: object) -> None:  # noqa: B027: most have nothing to do here
+    def unblocked(self, link: object) -> None:
         """A link takes more again."""
 
     def enqueue(self, packets: Sequence[Buffer], now: float) -> None:
