@@ -97,3 +97,28 @@ def test_whatever_begins_like_ip_is_no_frame(packet):
 def test_openers_are_ordered_by_number_not_by_text():
     ordered = [("9.0.0.1", 9), ("10.0.0.1", 2), ("10.0.0.1", 10), ("fe80::1%eth0", 1, 0, 3), ("fe80::2", 0, 0, 0)]
     assert sorted(ordered[::-1], key=opener_rank) == ordered
+
+
+def test_packets_go_over_the_link_there_is_and_are_dropped_without_one():
+    tunnel, link, other = PlainTunnel(mode="tun", max_packet=1500), object(), object()
+    tunnel.enqueue([b"E1", b"E2"], 0.0)
+    assert tunnel.poll_transmit(0.0) is None
+    assert tunnel.drops == {Reason.NO_LINK: 2}
+    tunnel.attach(link)
+    tunnel.enqueue([b"E1", b"E2"], 0.0)
+    assert tunnel.poll_transmit(0.0) == (link, [b"E1", b"E2"])
+    assert tunnel.poll_transmit(0.0) is None
+    tunnel.close(other)
+    tunnel.enqueue([b"E3"], 0.0)
+    assert tunnel.poll_transmit(0.0) == (link, [b"E3"])
+    tunnel.close(link)
+    tunnel.enqueue([b"E4"], 0.0)
+    assert tunnel.poll_transmit(0.0) is None
+
+
+def test_what_comes_over_a_link_is_for_the_device_and_nothing_is_ever_due():
+    tunnel, link = PlainTunnel(mode="tun", max_packet=1500), object()
+    assert list(tunnel.receive_untrusted(link, [memoryview(b"E1")], 0.0)) == [b"E1"]
+    tunnel.unblocked(link)
+    tunnel.handle_timeout(1e9)
+    assert tunnel.poll_timeout() is None
