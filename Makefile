@@ -1,13 +1,13 @@
 # make            the daemon in .venv/bin/tunneld
 # make demo       hosts and tunnels on this machine, step by step
-# make test       the tests (make long: those that take minutes, and two daemons on asyncio)
+# make test       the tests (make long: those that take minutes, daemons on asyncio, and on a newer Python)
 # make fuzz       a million bad inputs for each parser; by hand, it takes a quarter of an hour
 # make lint       ruff, ruff format, mypy
 # make bench      throughput, packet rate and round trip
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := $(BIN)/tunneld
-.PHONY: demo test long fuzz lint bench lock clean
+.PHONY: demo test long second fuzz lint bench lock clean
 
 # pip in this order: everything by hash from the lock file, then the checkout itself without any index.
 $(BIN)/tunneld: pyproject.toml requirements/run.lock
@@ -35,6 +35,16 @@ test: .venv/.develop
 long: .venv/.develop
 	@$(BIN)/python -m pytest -m long
 	@TUNNELD_LAB_LOOP=asyncio $(BIN)/python -m pytest -m "not long" tests/system
+	@$(MAKE) --no-print-directory second
+
+# Daemons on a newer Python, if one is on PATH, on both loops.
+second: .venv/.develop
+	@for python in python3.14 python3.13 python3.12 ""; do $$python -c "import ensurepip" 2>/dev/null && break; done; \
+	if [ -z "$$python" ]; then echo "no newer Python is on PATH: daemons ran on one only"; exit 0; fi; \
+	$$python -m venv .venv/second && .venv/second/bin/python -m pip install -q --disable-pip-version-check \
+	  --require-hashes --only-binary :all: -r requirements/run.lock || exit 1; \
+	for loop in uvloop asyncio; do TUNNELD_LAB_PYTHON=$(CURDIR)/.venv/second/bin/python PYTHONPATH=$(CURDIR) \
+	  TUNNELD_LAB_LOOP=$$loop $(BIN)/python -m pytest -m "not long" tests/system/test_sealed_tcp.py || exit 1; done
 
 fuzz: .venv/.develop
 	@$(BIN)/python -m tests.fuzz

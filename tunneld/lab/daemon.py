@@ -55,7 +55,9 @@ class Daemon:
         # A whole run of the tests on the other loop asks for it here, once.
         loop = os.environ.get("TUNNELD_LAB_LOOP")
         chosen = ["--loop", loop] if loop else []
-        argv = [sys.executable, "-m", *command, str(config), *chosen, *options]
+        # And on another Python, which has the libraries, here.
+        python = os.environ.get("TUNNELD_LAB_PYTHON") or sys.executable
+        argv = [python, "-m", *command, str(config), *chosen, *options]
         child = host.spawn(argv, name=name, env={"NOTIFY_SOCKET": str(address)})
         return cls(host, name, config, child, notify)
 
