@@ -31,7 +31,11 @@ from tunneld.lab.child import readable
 from tunneld.lab.ping import ping
 from tunneld.lab.topology import Lab
 
-pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.usefixtures("namespaces", "iproute2")]
+pytestmark = [
+    pytest.mark.long,  # five seconds are between two initiations, with a cookie or without
+    pytest.mark.asyncio(loop_factories=["uvloop"]),
+    pytest.mark.usefixtures("namespaces", "iproute2"),
+]
 
 # Bursts of so many messages, so many seconds apart: tunneld is under load from 500 a second on, wireguard-go when 128
 # wait at once, and both for a second more.

@@ -35,7 +35,7 @@ SHELL_PORT = 7000
 ELSEWHERE = ("192.0.2.77", "2001:db8::77")
 OTHER_PORT = 4000
 FORGETS = 2  # seconds after which the NAT forgets
-FORGOTTEN = FORGETS + 1.5  # when it surely has
+FORGOTTEN = FORGETS + 0.7  # when it surely has
 
 
 async def test_a_shell_outlives_all_the_moves_of_wireguard_go(hosts):
