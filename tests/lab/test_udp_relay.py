@@ -58,6 +58,23 @@ async def test_a_clean_relay_passes_every_size_both_ways(host, server, client):
             assert len((await receive(client))[0]) == min(size + 1, 65507)
 
 
+async def test_a_target_that_was_away_for_a_while_is_heard_again(host, client):
+    with UdpRelay(host, LISTEN, TARGET):
+        for _ in range(2):
+            client.send(b"nobody?")
+            await asyncio.sleep(0)
+            with sockets.udp(host, bind=TARGET) as server:
+                while True:
+                    client.send(b"somebody?")
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(0.1):
+                            await readable(server.fileno())
+                        break
+                _, source = server.recvfrom(100)
+                server.sendto(b"here", source)
+                assert (await receive(client))[0] == b"here"
+
+
 async def test_each_client_comes_from_a_port_of_its_own(host, server, client):
     with UdpRelay(host, LISTEN, TARGET) as relay, sockets.udp(host, connect=LISTEN) as other:
         client.send(b"one")

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Literal
 
+from tunneld.edge import udp
 from tunneld.lab import sockets
 from tunneld.lab.host import Host
 from tunneld.lab.impairment import CLEAN, Event, Impairment, Wire
@@ -95,12 +96,15 @@ class _Flow:
     def __init__(self, upstream: socket.socket, lanes: dict[Direction, _Lane]) -> None:
         self.lanes = lanes
         self._upstream = upstream
-        asyncio.get_running_loop().add_reader(upstream.fileno(), self._from_target)
+        # Connected, it hears of a target that is away, which would end the watch of the socket itself.
+        self._watch = udp.watch(upstream)
+        asyncio.get_running_loop().add_reader(self._watch.fileno(), self._from_target)
 
     def close(self) -> None:
         for lane in self.lanes.values():
             lane.close()
-        asyncio.get_running_loop().remove_reader(self._upstream.fileno())
+        asyncio.get_running_loop().remove_reader(self._watch.fileno())
+        self._watch.close()
         self._upstream.close()
 
     def _from_target(self) -> None:
