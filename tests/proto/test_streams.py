@@ -383,6 +383,20 @@ def test_the_accepting_end_has_the_older_of_two_connections_closed():
     assert Superseded("a", old) in net.events["b"]
 
 
+def test_of_many_connections_that_a_peer_opens_beside_ours_the_newest_is_left():
+    """The peer closes none of those that it has opened, though it should."""
+    net, ours, _ = joined(SMALLER, GREATER)
+    tunnel = net.tunnels[SMALLER]
+    net.look = lambda name: net.events[name].extend(events(net.tunnels[name]))
+    opened = []
+    for number in range(1, 6):
+        opened.append(net.connect(GREATER, SMALLER, NOW + number)[1])
+        net.settle(NOW + number)
+    assert association(tunnel).link is ours
+    superseded = {event.link for event in net.events[SMALLER] if isinstance(event, Superseded)}
+    assert superseded == set(opened[:-1])
+
+
 def test_when_a_connection_ends_another_that_stands_carries_the_packets():
     net, _, old = joined(GREATER, SMALLER)
     new, theirs = net.connect(SMALLER, GREATER, NOW + 1)

@@ -133,17 +133,16 @@ class StreamTunnel(SealedTunnel):
             self._carry(association)
 
     def _carry(self, association: Association) -> None:
-        """Let `association` carry the packets of its peer, unless another has to."""
+        """Let `association` carry the packets of its peer, unless another has to; say which are to be closed."""
         peer = association.peer
-        loser = peer.association
-        if loser is None or self._stays(association, loser):
+        if peer.association is None or self._stays(association, peer.association):
             peer.association = association
-        else:
-            loser = association
-        ours = loser is not None and loser.opened_by_us
-        alike = loser is not association and loser is not None and loser.opened_by_us == association.opened_by_us
-        if loser is not None and (ours or alike):
-            self._station.events.append(Superseded(peer.name, loser.link))
+        for other in self._connections.values():
+            if other.peer is not peer or not other.established or other is peer.association:
+                continue
+            # What the peer has opened is its own to close, but for the older of two: it could open any number.
+            if other.opened_by_us or not (association.opened_by_us or other is association):
+                self._station.events.append(Superseded(peer.name, other.link))
 
     def _stays(self, new: Association, old: Conversation) -> bool:
         """Of two by the same end the newer one; else that of the end with the smaller static public key."""
