@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from tunneld.edge import address as addresses
 from tunneld.keys import PublicKey
@@ -18,7 +18,6 @@ from tunneld.links.state import QUIET, PeerState, State
 from tunneld.log import Limiter
 from tunneld.proto import events
 from tunneld.proto.errors import Reason
-from tunneld.proto.source import Address
 from tunneld.text import duration, quoted
 
 log = logging.getLogger("tunneld.peer")
@@ -34,8 +33,10 @@ SENTENCES = {
     "compare public_key there",
     Reason.UNKNOWN_PEER: "unknown peer public key {key} from {who}; write it as public_key of a [[peer]] here, or "
     "remove us there",
-    Reason.UNUSABLE_KEY: "handshake from {who} with a key that makes every secret zero; no honest peer sends that",
-    Reason.BAD_INITIATION: "handshake from {who} is for our key, but made by another protocol, or noise",
+    Reason.UNUSABLE_KEY: "handshake from {who} with a key that makes every secret zero: somebody attacks; keep them "
+    "out by the firewall",
+    Reason.BAD_INITIATION: "handshake from {who} is for our key, but made by another protocol, or noise; set "
+    "transport alike if it is a peer",
     Reason.BAD_RESPONSE: f"peer {{peer}}: {OTHER_PSK}",
     Reason.OLD_TIMESTAMP: "peer {peer}: timestamp {age} than the last accepted: its clock went back, or a "
     "replay; set its clock, or restart tunneld here",
@@ -45,12 +46,14 @@ SENTENCES = {
     "here if it belongs there",
     Reason.NO_ROUTE: "no peer has {destination} in allowed_ips, {count} packets dropped so far; add it to a peer",
     Reason.NO_COOKIE: "under load: handshakes come faster than they can be answered, the last from {who}; who sends "
-    "them has to prove his address now, and peers still get in",
+    "them has to prove their address now, and peers still get in",
     Reason.UNKNOWN_CONTROL: "peer {peer}: sends control messages of a newer version; update tunneld here",
     Reason.MALFORMED: "peer {peer}: sends what breaks the format, {count} so far; report it to those who made it",
     Reason.STORM: "peer {peer}: more than 1,000 broadcast frames a second, {count} dropped so far; look for a loop",
-    Reason.MAC_LIMIT: "peer {peer}: more hosts than it may have behind it, {count} frames dropped so far",
-    Reason.MAC_TAKEN: "peer {peer}: sends as a host that is behind another peer, {count} frames dropped so far",
+    Reason.MAC_LIMIT: "peer {peer}: more hosts than it may have behind it, {count} frames dropped so far; look who "
+    "makes up addresses",
+    Reason.MAC_TAKEN: "peer {peer}: sends as a host that is behind another peer, {count} frames dropped so far; look "
+    "for two hosts with one address",
 }
 
 
@@ -82,13 +85,6 @@ SOLVED_BY_SESSION = (
 SAYS_LITTLE = ("no-answer", "no-connection")
 SAYS_MORE = ("unreachable", Reason.BAD_RESPONSE.value)
 HOLDS = 7.0
-
-
-class Link(Protocol):
-    """What a link is asked for here."""
-
-    @property
-    def remote(self) -> Address: ...
 
 
 @dataclass(slots=True)
