@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from tunneld.proto.controlchannel import Difference
 from tunneld.proto.errors import Reason
 
+# What a refusal tells beside its reason; see Refused.
+Detail = bytes | float | str | None
+
 
 @dataclass(frozen=True, slots=True)
 class Initiated:
@@ -121,7 +124,7 @@ class Refused:
     reason: Reason
     peer: str
     link: object
-    detail: bytes | float | str | None
+    detail: Detail
     count: int
 
 
@@ -140,10 +143,6 @@ Event = (
     | Forgotten
     | Refused
 )
-
-
-# What a refusal tells beside its reason; see Refused.
-Detail = bytes | float | str | None
 
 
 class Ledger:
