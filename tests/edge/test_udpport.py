@@ -14,7 +14,7 @@ import pytest
 from tests.edge.pairs import open_descriptors, readable, until
 from tunneld.config import Endpoint
 from tunneld.edge import udp, udpport
-from tunneld.edge.udpport import UdpPort
+from tunneld.edge.udpport import UdpPath, UdpPort
 from tunneld.lab import network, topology
 from tunneld.netcfg.kernel import Kernel
 from tunneld.netcfg.operation import AddressDel
@@ -126,7 +126,7 @@ def test_a_path_to_an_endpoint_equals_the_one_that_answers_come_by_only_where_ou
         path = port.path(sock.getsockname())
         came = heard(port, sock, host="127.0.0.1")
         assert path != came
-        assert path == came.unsourced()
+        assert path == UdpPath(port, came.target, ())
         assert path.local is None
         assert path != str(path)
         assert str(path) == f"udp [::]:{port.local[1]} → 127.0.0.1:{sock.getsockname()[1]}"

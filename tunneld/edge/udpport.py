@@ -130,10 +130,6 @@ class UdpPath:
         """Takes every message; what the network refuses at once is counted in the port's `drops`. Raises LinkDown."""
         return self.port.send(self, messages)
 
-    def unsourced(self) -> UdpPath:
-        """The way to the same remote with our address left to the routing table."""
-        return UdpPath(self.port, self.target, ())
-
 
 class UdpPort:
     """Datagrams from everybody, each batch with its path; who is a peer is not known here."""
