@@ -35,10 +35,26 @@ def keys():
 def test_an_initiators_session_is_current_at_once_and_the_one_before_stays(keys):
     assert keys.install(session(1)) == []
     assert slots(keys) == [None, 1, None]
+    keys.heard = True
     assert keys.install(session(2)) == []
     assert slots(keys) == [1, 2, None]
+    keys.heard = True
     assert numbers(keys.install(session(3))) == [1]
     assert slots(keys) == [2, 3, None]
+
+
+def test_a_session_in_which_the_peer_was_never_heard_takes_no_place_of_one_in_which_it_was(keys):
+    keys.install(session(1))
+    assert not keys.crossed
+    assert keys.install(session(2)) == []
+    assert keys.crossed
+    assert numbers(keys.install(session(3))) == [2]
+    assert slots(keys) == [1, 3, None]
+    keys.install(session(4, initiator=False))
+    assert numbers(keys.install(session(5))) == [3, 1]
+    assert slots(keys) == [4, 5, None]
+    keys.heard = True
+    assert not keys.crossed
 
 
 def test_a_responder_does_not_seal_with_the_new_keys_until_it_opened_a_message(keys):

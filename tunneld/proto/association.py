@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from tunneld.proto import events, handshake
-from tunneld.proto.const import MAX_TIMER_HANDSHAKES, REKEY_ATTEMPT_TIME, REKEY_TIMEOUT
+from tunneld.proto.const import KEEPALIVE_TIMEOUT, MAX_TIMER_HANDSHAKES, REKEY_ATTEMPT_TIME, REKEY_TIMEOUT
 from tunneld.proto.controlchannel import ControlMessage, Echo, Goodbye, Hello, Probe, decode_untrusted, encode
 from tunneld.proto.errors import BadPacket, Reason
 from tunneld.proto.framing import Buffer
@@ -57,7 +57,6 @@ class Association:
         self._responses = 0
         self._last_minute = False
         self._greeted: int | None = None
-        self._heard = False
         self._staged = Staging()
         self._outbox: list[bytes] = []
         # Whether sealed messages wait, as a link that gets more than it can keep drops the rest.
@@ -203,7 +202,8 @@ class Association:
         if session is self.slots.next:
             self._free(self.slots.confirm())
             self._complete(session, now)
-        self._heard = self._heard or session is self.slots.current
+        if session is self.slots.current:
+            self.slots.heard = True
         unpacked = peer.payload.unpack_untrusted(opened.plaintexts, None if self._stream else opened.counters)
         if unpacked.packets:
             self._timers.data_received(now)
@@ -276,7 +276,9 @@ class Association:
             self._renew_if_due(session, now)
 
     def _renew_if_due(self, session: Session, now: float) -> None:
-        if session.rekey_due_sending(now):
+        # Two ends that began at once would renew at once ever after, and each time lose what is under way.
+        waits = self.slots.crossed and self._station.local.static.public > self.peer.remote.public
+        if session.rekey_due_sending(now - KEEPALIVE_TIMEOUT if waits else now):
             self.initiate(now)
 
     def _retry(self, now: float) -> None:
@@ -307,7 +309,6 @@ class Association:
         )
         self._station.indices.bind(session)
         self._free(self.slots.install(session))
-        self._heard = self._heard and not initiator
         return session
 
     def _complete(self, session: Session, now: float) -> None:
@@ -344,8 +345,7 @@ class Association:
         messages, faults = decode_untrusted(body)
         for fault in faults:
             self._station.ledger.refuse(fault, self.link, peer=self.peer.name)
-        # If both ends began at once, the peer seals with our previous session, and nothing comes in the current one.
-        latest = session is self.slots.current or not self._heard
+        latest = session is self.slots.current or self.slots.crossed
         echoes: list[ControlMessage] = []
         for message in messages:
             if isinstance(message, Probe):

@@ -16,24 +16,35 @@ from tunneld.proto.session import Session
 
 
 class KeySlots:
-    """The sessions of one peer. Times are CLOCK_BOOTTIME seconds."""
+    """The sessions of one peer. Times are CLOCK_BOOTTIME seconds.
+
+    `heard` says whether a message was opened with `current`; whoever opens one sets it.
+    """
 
     def __init__(self) -> None:
         self.previous: Session | None = None
         self.current: Session | None = None
         self.next: Session | None = None
+        self.heard = False
+
+    @property
+    def crossed(self) -> bool:
+        """Whether the peer may be sealing with `previous` still: if both ends began at once, it goes on doing so."""
+        return self.previous is not None and not self.heard
 
     def install(self, session: Session) -> list[Session]:
         """Take in the session that a handshake just gave; returns those that are forgotten for it.
 
         An initiator has the responder's answer, which confirms the keys: its session is current at once. If
-        the peer began a handshake meanwhile, that session stays as previous: the peer may be sealing with it. A
-        responder has but an initiation, which may be a replay: only what was next goes.
+        the peer began a handshake meanwhile, that session stays as previous: the peer may be sealing with it. So does
+        previous if the peer was heard in no later one. A responder has but an initiation, which may be a replay: only
+        what was next goes.
         """
         before = self.sessions()
         if session.initiator:
-            self.previous, self.next = self.next or self.current, None
-            self.current = session
+            used = self.previous if self.crossed else self.current
+            self.previous, self.next = self.next or used, None
+            self.current, self.heard = session, False
         else:
             self.next = session
         return self._gone(before)
@@ -42,6 +53,7 @@ class KeySlots:
         """A message was opened with `next`, which is current now; returns what is forgotten for it."""
         before = self.sessions()
         self.previous, self.current, self.next = self.current, self.next, None
+        self.heard = True
         return self._gone(before)
 
     def sealing(self, now: float) -> Session | None:
