@@ -7,6 +7,7 @@ import pytest
 from tests.proto.ends import (
     NOW,
     TO_B,
+    Cables,
     Connection,
     Overheard,
     Way,
@@ -247,6 +248,25 @@ def test_ends_that_began_at_once_hear_a_goodbye(crossed):
     crossed.settle(NOW + 11)
     assert told(crossed.tunnels["a"], SaidGoodbye) == [SaidGoodbye("b")]
     assert association(crossed.tunnels["a"]).slots.sessions() == []
+
+
+def test_goodbye_over_a_stream_is_told_and_its_keys_are_gone():
+    tcp = tunneld_profile("tcp", "tun", "chacha20-poly1305")
+    net = Cables(
+        a=end("a", {"b": ("10.0.0.2/32",)}, profile=tcp, keepalive=25.0),
+        b=end("b", {"a": ("10.0.0.1/32",)}, profile=tcp),
+    )
+    ours, theirs = net.connect("a", "b", NOW)
+    net.settle(NOW)
+    net.tunnels["b"].say_goodbye(NOW + 1)
+    net.settle(NOW + 1)
+    net.look("a")
+    assert SaidGoodbye("b") in net.events["a"]
+    for name, link in (("a", ours), ("b", theirs)):
+        assert association(net.tunnels[name]).slots.sessions() == []
+        assert net.refused[name] == []
+        net.tunnels[name].close(link)
+        assert len(net.tunnels[name]._station.indices) == 0
 
 
 def test_control_messages_that_are_none_are_counted_and_harm_nothing():
