@@ -6,6 +6,7 @@ a is the end, and b the peer that it knows. Visitors are connections whose other
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import os
 import random
@@ -35,6 +36,7 @@ from tests.links.sealed import (
 from tunneld.config import Endpoint
 from tunneld.edge import clock
 from tunneld.links import streams
+from tunneld.links.streams import Stranger
 from tunneld.proto.errors import Reason
 from tunneld.proto.framing import encode
 
@@ -175,6 +177,19 @@ async def test_who_has_shown_an_initiation_outlives_who_floods_from_its_address(
             await until(lambda: len(a.streams._strangers) == streams.MOST_STRANGERS_OF_AN_ADDRESS)
             await peer.send(encode(b.session(response).seal_batch([b""], 0.0)))
             await until(lambda: a.up("b"))
+
+
+async def test_who_is_evicted_leaves_nothing_that_waits_for_the_collector():
+    a = listening()
+    async with running(a.run()):
+        with ExitStack() as visitors:
+            gc.collect()
+            gc.disable()
+            visitors.callback(gc.enable)
+            for _ in range(100):
+                visitors.enter_context(await Visitor.come(a.at))
+            await until(lambda: len(a.streams._strangers) == streams.MOST_STRANGERS_OF_AN_ADDRESS)
+            assert sum(isinstance(found, Stranger) for found in gc.get_objects()) < 20
 
 
 @pytest.mark.usefixtures("short")
@@ -323,4 +338,5 @@ async def test_who_closes_without_an_answer_is_told_and_tried_again(how):
             visitor.reset() if how == "reset" else visitor.sock.close()
             words = "Connection reset by peer" if how == "reset" else "which closed the connection"
             await until(lambda: re.search(rf"no answer from \S+, {words}: host down.*trying again", b.now("a")))
+            assert b.tunnel.poll_timeout() is None, "nothing is known of that connection any more"
             (await called(server)).sock.close()
