@@ -87,6 +87,7 @@ class DatagramPeers:
         with bare(LinkDown):
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._pump.carry(port), name="carry")
+                await asyncio.sleep(0)  # until it is carried: what is sent before would be dropped
                 for peer in self._tunnel.peers:
                     found = self._find_again(peer, port)
                     if self._configured[peer.name].endpoints:
