@@ -156,6 +156,17 @@ async def test_a_socket_that_breaks_is_opened_anew_and_the_sessions_go_on(a):
         await passes(a, b)
 
 
+async def test_a_socket_that_served_for_long_is_missed_as_shortly_as_the_first(a):
+    async with running(a.peers.run()):
+        for _ in range(4):
+            await until(lambda: len(a.pump._ports) == 1)
+            (port,) = a.pump._ports
+            a.later(10)
+            a.pump.end(port, LinkDown("the socket broke"))
+            await until(lambda: a.now("b").startswith("down"))
+            assert a.now("b") == "down: the socket broke; trying again in 0.2 s"
+
+
 async def test_after_a_goodbye_nobody_calls_until_there_is_something_to_say(a):
     b = End("b", {"a": (a.at,)})
     async with running(a.peers.run(), b.peers.run()):

@@ -33,6 +33,8 @@ from tunneld.tasks import bare
 
 # How often events are told, in seconds; a flood of them is one by then.
 TICK = 0.2
+# A socket that served this long, in seconds, was no failure: the next delay is the first again.
+HELD = 10.0
 # So many initiations go to one address before the next has its turn.
 TRIES = 2
 
@@ -67,9 +69,12 @@ class DatagramPeers:
         """Serve until cancelled; then nothing of ours is open."""
         try:
             while True:
+                started = self._clock()
                 try:
                     await self._serve()
                 except LinkDown as down:
+                    if self._clock() - started >= HELD:
+                        self._backoff.reset()
                     delay = self._backoff.delay()
                     for state in self._states.values():
                         state.become(State.DOWN, f"{down}; trying again in {delay:.1f} s")
