@@ -28,7 +28,6 @@ from tunneld.proto.const import (
     REKEY_ATTEMPT_TIME,
     REKEY_JITTER,
 )  # fmt: skip
-from tunneld.proto.controlchannel import Probe
 from tunneld.proto.errors import BadPacket, Reason
 from tunneld.proto.events import Established, Initiated, Refused, Stalled, Superseded
 from tunneld.proto.profile import tunneld_profile
@@ -482,27 +481,6 @@ def test_a_connection_that_blocks_again_gets_no_more_than_a_portion():
         assert b.poll_transmit(NOW + 1) is None
     received = net.tunnels["a"].receive_untrusted(theirs.other, list(map(memoryview, sent)), NOW + 1)
     assert list(map(bytes, received)) == numbered(200)
-
-
-def test_a_blocked_connection_gets_no_echo_and_keeps_no_other_peer_waiting():
-    b = end("b", {"a": ("10.0.0.1/32",), "c": ("10.0.0.3/32",)}, profile=TCP)
-    others = {name: end(name, {"b": ("10.0.0.2/32",)}, profile=TCP, keepalive=1.0) for name in "ac"}
-    net = Cables(b=b, **others)
-    for name in "ac":
-        net.connect(name, "b", NOW)
-    net.settle(NOW)
-    association(b, "a").link.blocked = True
-    before = len(association(b, "a").link.sent)
-    for second in range(1, 1000):
-        now = NOW + second / 10
-        others["a"].handle_timeout(now)
-        b.enqueue([ipv4("10.0.0.2", "10.0.0.1"), ipv4("10.0.0.2", "10.0.0.3")], now)
-        net.settle(now)
-    assert len(net.received["c"]) == 999
-    assert +b.drops == {Reason.QUEUE_FULL: 999 - MAX_QUEUED_PACKETS}
-    assert [said for said in others["a"].peers[0].payload.said if said and isinstance(said[0], Probe)][90:]
-    # What a misses is an answer, so it asks for new keys every 15 s: a response, and HELLO and a probe.
-    assert len(association(b, "a").link.sent) <= before + 3 * (100 // 15)
 
 
 def test_handshakes_go_on_over_a_blocked_connection():

@@ -27,6 +27,7 @@ from tests.proto.ends import (
     told,
 )  # fmt: skip
 from tests.proto.keys import PSK
+from tunneld.proto.const import MAX_QUEUED_PACKETS
 from tunneld.proto.controlchannel import Echo, Goodbye, Hello, Probe, encode
 from tunneld.proto.errors import BadPacket, Reason
 from tunneld.proto.events import Compared, Established, Initiated, Refused, Restarted, SaidGoodbye, Unconfirmed
@@ -35,6 +36,7 @@ from tunneld.proto.tunnel import runs_untrusted
 
 TUN = tunneld_profile("udp", "tun", "chacha20-poly1305")
 TAP = tunneld_profile("udp", "tap", "chacha20-poly1305")
+TCP = tunneld_profile("tcp", "tun", "chacha20-poly1305")
 
 
 def said(tunnel):
@@ -251,10 +253,9 @@ def test_ends_that_began_at_once_hear_a_goodbye(crossed):
 
 
 def test_goodbye_over_a_stream_is_told_and_its_keys_are_gone():
-    tcp = tunneld_profile("tcp", "tun", "chacha20-poly1305")
     net = Cables(
-        a=end("a", {"b": ("10.0.0.2/32",)}, profile=tcp, keepalive=25.0),
-        b=end("b", {"a": ("10.0.0.1/32",)}, profile=tcp),
+        a=end("a", {"b": ("10.0.0.2/32",)}, profile=TCP, keepalive=25.0),
+        b=end("b", {"a": ("10.0.0.1/32",)}, profile=TCP),
     )
     ours, theirs = net.connect("a", "b", NOW)
     net.settle(NOW)
@@ -455,3 +456,24 @@ def test_a_hostile_peer_neither_fills_memory_nor_touches_another_session():
     wire.tunnels["c"].enqueue([packet], NOW + 2)
     wire.settle(NOW + 2)
     assert wire.received["b"][-1] == packet
+
+
+def test_a_blocked_connection_gets_no_echo_and_keeps_no_other_peer_waiting():
+    b = end("b", {"a": ("10.0.0.1/32",), "c": ("10.0.0.3/32",)}, profile=TCP)
+    others = {name: end(name, {"b": ("10.0.0.2/32",)}, profile=TCP, keepalive=1.0) for name in "ac"}
+    net = Cables(b=b, **others)
+    for name in "ac":
+        net.connect(name, "b", NOW)
+    net.settle(NOW)
+    association(b, "a").link.blocked = True
+    before = len(association(b, "a").link.sent)
+    for second in range(1, 1000):
+        now = NOW + second / 10
+        others["a"].handle_timeout(now)
+        b.enqueue([ipv4("10.0.0.2", "10.0.0.1"), ipv4("10.0.0.2", "10.0.0.3")], now)
+        net.settle(now)
+    assert len(net.received["c"]) == 999
+    assert +b.drops == {Reason.QUEUE_FULL: 999 - MAX_QUEUED_PACKETS}
+    assert [said for said in others["a"].peers[0].payload.said if said and isinstance(said[0], Probe)][90:]
+    # What a misses is an answer, so it asks for new keys every 15 s: a response, and HELLO and a probe.
+    assert len(association(b, "a").link.sent) <= before + 3 * (100 // 15)
