@@ -47,6 +47,14 @@ def pytest_asyncio_loop_factories():
     return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A report goes from worker to controller as UTF-8, and some tests log what is none."""
+    report = yield
+    report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
+    return report
+
+
 def missing(reason: str) -> None:
     """Skip because this machine cannot do it; with TUNNELD_REQUIRE_ALL=1 that is a failure."""
     if REQUIRE_ALL:
