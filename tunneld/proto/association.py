@@ -227,8 +227,8 @@ class Association:
             if timer is Timer.RETRANSMIT_HANDSHAKE:
                 self._retry(now)
             elif timer is Timer.NEW_HANDSHAKE:
-                handshake, data = self.peer.latest_handshake, self.peer.latest_received
-                answered = handshake is not None and (data is None or data < handshake)
+                completed, data = self.peer.latest_handshake, self.peer.latest_received
+                answered = completed is not None and (data is None or data < completed)
                 self._station.events.append(events.Unanswered(self.peer.name, answered))
                 self.initiate(now)
             else:
