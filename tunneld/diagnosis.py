@@ -140,7 +140,10 @@ class Diagnosis:
             case events.Unconfirmed():
                 self._tell("unconfirmed", event.peer, _unconfirmed(event), 1)
             case events.Unanswered(answered=True):
-                text = f"peer {quoted(event.peer)}: handshakes complete but nothing returns: {_BEHIND}"
+                text = (
+                    f"peer {quoted(event.peer)}: handshakes complete but nothing returns: "
+                    "check routes and firewall behind it"
+                )
                 self._tell("nothing-returns", event.peer, text, 1)
             case events.Unanswered():
                 text = "nothing came back for 15 s; a new handshake begins"
@@ -223,9 +226,6 @@ class Diagnosis:
     def _solve(self, peer: str, causes: Iterable[str]) -> None:
         for case in self._of(peer, causes):
             case.solved = True
-
-
-_BEHIND = "check routes and firewall behind it"
 
 
 def _unconfirmed(event: events.Unconfirmed) -> str:
