@@ -8,11 +8,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from tunneld.cli.run import add_loop
+from tunneld.proto.const import DEFAULT_PORT
 
 if TYPE_CHECKING:
     from tunneld.config import Config
-
-PORT = 55555
 
 T = TypeVar("T")
 
@@ -25,7 +24,7 @@ def register(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     role = parser.add_mutually_exclusive_group(required=True)
     role.add_argument("-s", dest="server", action="store_true", help="server: wait for a client, then for the next")
     role.add_argument("-c", dest="address", metavar="ADDRESS", help="client of the server at this address or name")
-    parser.add_argument("-p", dest="port", metavar="PORT", default=str(PORT), help="default: %(default)s")
+    parser.add_argument("-p", dest="port", metavar="PORT", default=str(DEFAULT_PORT), help="default: %(default)s")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("-u", dest="mode", action="store_const", const="tun", help="a TUN device (default)")
     mode.add_argument("-a", dest="mode", action="store_const", const="tap", help="a TAP device")
