@@ -1,12 +1,13 @@
 """A stranger that sends as fast as it is told: a process of its own, so that it shares no interpreter with a daemon.
 
 python flood.py FILE LENGTH RATE SOURCE TARGET PORT: the messages of FILE, of LENGTH bytes each, again and again, RATE
-a second, from the address SOURCE to TARGET PORT. After SIGTERM one line tells how many were sent, in how many
-seconds, and how many bytes came back.
+a second, from the address SOURCE to TARGET PORT. A line says that it begins; after SIGTERM another one tells how many
+were sent, in how many seconds, and how many bytes came back.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import signal
 import socket
@@ -19,6 +20,7 @@ from types import TracebackType
 from tunneld.lab.child import Child
 from tunneld.lab.host import Host
 
+BEGINS = "flooding"
 PACE = 0.001  # seconds between two bursts
 MOST_LATE = 0.01  # seconds; whoever was late for longer does not catch up, which would be another kind of flood
 
@@ -42,15 +44,18 @@ class Flood:
         file = self.host.run_dir / "flood"
         file.write_bytes(b"".join(self.messages))
         words = (file, len(self.messages[0]), self.rate, self.source, *self.target)
+        (self.host.run_dir / "flooding.log").unlink(missing_ok=True)
         self._child: Child = self.host.spawn([sys.executable, __file__, *map(str, words)], name="flooding")
-        self._child.log.write_text("")
+        async with asyncio.timeout(10.0):
+            while not self._child.output().startswith(BEGINS):  # noqa: ASYNC110 (a file tells nobody that it grows)
+                await asyncio.sleep(0.01)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         assert await self._child.stop() == 0, self._child.output()
-        sent, seconds, returned = self._child.output().split()
+        _, sent, seconds, returned = self._child.output().split()
         self.sent, self.seconds, self.returned = int(sent), float(seconds), int(returned)
 
 
@@ -64,6 +69,7 @@ def flood(file: str, length: str, rate: str, source: str, target: str, port: str
         stop = True
 
     signal.signal(signal.SIGTERM, end)
+    print(BEGINS, flush=True)
     sent = returned = 0
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind((source, 0))

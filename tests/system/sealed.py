@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tests.system.conftest import INSIDE, NAME, Setup
+from tests.system.conftest import INSIDE, LINK, NAME, Setup, toml
 from tunneld.keys import PrivateKey, encode
 from tunneld.lab import network
 from tunneld.lab.host import Host
@@ -44,6 +45,22 @@ def known(name: str, mode: str, end: int) -> dict[str, Any]:
     allowed = [f"{INSIDE['v4'][end]}/32", *([f"{INSIDE['v6'][end]}/128"] if network.HAS_IPV6 else [])]
     more = {"allowed_ips": allowed} if mode == "tun" else {}
     return {"name": name, "public_key": str(key_of(name).public_key()), "preshared_key_file": f"{NAME}.psk", **more}
+
+
+def hub_text(host: Host, number: int, peers: Mapping[str, dict[str, Any]], **tunnel: Any) -> str:
+    """A configuration with several peers, of the end 10.9.0.`number`.
+
+    `peers` are by name, with what their [[peer]] says beside keys. `tunnel` is [tunnel], and `mode` for [interface].
+    """
+    write_keys(host)
+    mode = tunnel.pop("mode")
+    mac = {"mac": f"02:00:00:00:09:{number:02x}"} if mode == "tap" else {}
+    own = {
+        "tunnel": {"private_key_file": f"{NAME}.key", **tunnel},
+        "interface": {"name": LINK, "mode": mode, "mtu": 1400, "addresses": [f"10.9.0.{number}/24"], **mac},
+    }
+    keys = {name: {"name": name, "public_key": str(key_of(name).public_key())} for name in peers}
+    return toml(**own) + "".join(toml(peer=keys[name] | peer) for name, peer in peers.items())
 
 
 def key_of(name: str) -> PrivateKey:
