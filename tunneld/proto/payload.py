@@ -66,7 +66,8 @@ class Payload(Protocol):
 class BarePayload:
     """WireGuard's: a plaintext is one IP packet, zeros behind it.
 
-    `max_packet` is the longest packet the device takes, in bytes; padding grows no plaintext beyond it. It may
+    `max_packet` is the longest packet the device takes, in bytes; what padding would grow beyond
+    it is not padded at all, since the way may be a little narrower than the device says. It may
     be changed at any time.
     """
 
@@ -79,8 +80,9 @@ class BarePayload:
         plaintexts: list[Buffer] = []
         for packet in packets:
             size = len(packet)
-            padding = min(-size % PADDING_BYTES, most - size)
-            plaintexts.append(b"".join((packet, _ZEROS[:padding])) if padding > 0 else packet)
+            padding = -size % PADDING_BYTES
+            fits = 0 < padding <= most - size
+            plaintexts.append(b"".join((packet, _ZEROS[:padding])) if fits else packet)
         return plaintexts
 
     def unpack_untrusted(self, plaintexts: Iterable[Buffer], counters: Sequence[int] | None = None) -> Unpacked:
