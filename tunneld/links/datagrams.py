@@ -110,7 +110,10 @@ class DatagramPeers:
         assert association is not None
         if not isinstance(association.link, UdpPath) or not association.call(now):
             return False
-        association.link = port.path(association.link.remote)
+        try:
+            association.link = port.path(association.link.remote)
+        except LinkDown:  # the old socket reached both families, this one does not
+            return False
         self._states[peer.name].become(State.UP, f"session with {addresses.text(association.link.remote)}")
         return True
 

@@ -19,6 +19,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable, Mapping
+from ipaddress import ip_address, ip_network
 from typing import NoReturn
 
 from tunneld.config import PeerConfig
@@ -55,8 +56,14 @@ QUIET = 60.0
 UNCONFIRMED = "it never confirmed the handshake: preshared_key differs, or our answers do not reach it"
 
 
+def network_of(host: str) -> str:
+    """What strangers are counted by: an IPv4 address, or the /64 that one host is given."""
+    address = ip_address(host)
+    return host if address.version == 4 else str(ip_network((address, 64), strict=False))
+
+
 class Stranger:
-    """A connection that was accepted from `host`; `task` serves it, on `link` once its first message was good."""
+    """A connection from `host`, see network_of; `task` serves it, on `link` once its first message was good."""
 
     def __init__(self, host: str) -> None:
         self.host = host
@@ -217,30 +224,33 @@ class StreamPeers:
                         log.warning("cannot accept a connection: %s; trying again every %.1f s", said, ACCEPT_PAUSE)
                     await asyncio.sleep(ACCEPT_PAUSE)
                     continue
-                self._make_room(remote[0])
-                stranger = Stranger(remote[0])
+                host = network_of(remote[0])
+                await self._make_room(host)
+                stranger = Stranger(host)
                 self._strangers[stranger] = None
                 stranger.task = connections.create_task(self._serve(stranger, sock), name="serve")
         raise AssertionError("a task that never ends has ended")
 
-    def _make_room(self, host: str) -> None:
+    async def _make_room(self, host: str) -> None:
         """Close a stranger, of `host` or of all, if one more would be too many."""
         for stranger in [stranger for stranger in self._strangers if self._proved(stranger)]:
             del self._strangers[stranger]
         alike = [stranger for stranger in self._strangers if stranger.host == host]
         if len(alike) >= MOST_STRANGERS_OF_AN_ADDRESS:
-            self._evict_one(alike)
+            await self._evict_one(alike)
         elif len(self._strangers) >= MOST_STRANGERS:
-            self._evict_one(list(self._strangers))
+            await self._evict_one(list(self._strangers))
 
     def _proved(self, stranger: Stranger) -> bool:
         return stranger.link is not None and self._tunnel.established(stranger.link)
 
-    def _evict_one(self, strangers: list[Stranger]) -> None:
+    async def _evict_one(self, strangers: list[Stranger]) -> None:
         oldest = next((stranger for stranger in strangers if stranger.link is None), strangers[0])
         del self._strangers[oldest]
         assert oldest.task is not None
         oldest.task.cancel()
+        # Until it is closed: else a flood is accepted faster than it goes.
+        await asyncio.wait([oldest.task])
 
     async def _serve(self, stranger: Stranger, sock: socket.socket) -> None:
         """Let a stranger prove itself, and carry the packets of the peer that it turns out to be."""
