@@ -2,47 +2,26 @@
 
 from __future__ import annotations
 
-import base64
-import re
-from hashlib import sha256
-from pathlib import Path
-
 import pytest
 
+from tests.samples import PLACEHOLDER, SAMPLES, install
 from tunneld.config import load
-from tunneld.keys import PrivateKey
 from tunneld.proto.errors import ConfigErrors
-
-SAMPLES = sorted((Path(__file__).parent.parent / "configs").iterdir())
-PLACEHOLDER = re.compile(r'^public_key = "of (\w+)\.key"', flags=re.M)
 
 
 @pytest.fixture
 def sample(tmp_path, monkeypatch):
-    """A sample as an operator would install it, its keys made and exchanged, whatever the umask was."""
+    """Installs a sample, whatever the umask is, and loads it."""
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
 
     def installed(name: str):
         tmp_path.chmod(0o755)
-        text = (SAMPLES[0].parent / name).read_text()
-        for file in re.findall(r'^(?:private|preshared)_key_file = "(.+)"', text, flags=re.M):
-            (tmp_path / file).write_text(base64.b64encode(secret(file)).decode())
-            (tmp_path / file).chmod(0o600)
         path = tmp_path / name
-        path.write_text(PLACEHOLDER.sub(lambda found: f'public_key = "{public(f"{found[1]}.key")}"', text))
+        path.write_text(install(name, tmp_path))
         path.chmod(0o644)
         return load(path)
 
     return installed
-
-
-def secret(file: str) -> bytes:
-    """The key in `file`, of which each host has its own."""
-    return sha256(file.encode()).digest()
-
-
-def public(file: str) -> str:
-    return str(PrivateKey(bytearray(secret(file))).public_key())
 
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name)

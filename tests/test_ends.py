@@ -57,10 +57,10 @@ def plain(transport: str) -> Plain:
 )
 def test_plain_is_warned_about_and_has_the_links_of_its_transport(transport, tunnel, link, caplog):
     end = plain(transport)
-    assert caplog.messages == [IN_CLEAR]
     assert type(end.tunnel) is tunnel
     with closing(listening(transport)[0]) as sock:
         assert type(end.open_link(sock)) is link
+    assert caplog.messages == [IN_CLEAR]
     end.say_goodbye()
 
 

@@ -50,10 +50,10 @@ class Plain:
         self.tunnel = kind(mode=config.interface.mode)
         self.pump = Pump(self.tunnel, clock.now)
         self.teller = StatusTeller(config, self.pump, states, peers=(), cases=tuple, clock=clock.now)
-        log.warning(IN_CLEAR)
 
     def open_link(self, sock: socket.socket | None) -> Runs:
         """Takes over the listening socket."""
+        log.warning(IN_CLEAR)
         endpoints = self._config.peer.endpoints
         if self._config.tunnel.transport == "tcp":
             return TcpPeer(

@@ -7,10 +7,9 @@ l2 ─┘                                            └─ r2
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
+from tests import samples
 from tests.system.conftest import NAME, kernel_of
 from tunneld.lab import network, topology
 from tunneld.lab.capture import Capture
@@ -25,7 +24,6 @@ LAN = {
     "right": {"r1": ["10.50.0.21/24"], "r2": ["10.50.0.22/24"]},
 }
 FULL = 1472  # bytes of ping data that fill an IP packet of 1500
-CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 @pytest.fixture
@@ -38,7 +36,7 @@ async def gateways(hosts, lab):
 
 async def joined(hosts):
     daemons = [
-        Daemon.start(host, (CONFIGS / f"bridge-{host.name}.toml").read_text(), name=NAME)
+        Daemon.start(host, samples.install(f"bridge-{host.name}.toml", host.run_dir), name=NAME)
         for host in (hosts.left, hosts.right)
     ]
     for daemon in daemons:

@@ -31,7 +31,7 @@ from tunneld.lab.ping import ping, wait_reachable
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.usefixtures("iproute2")]
 
 TRIES = 20
-IN_CLEAR = "travels in clear"  # the first line of every start; before it nothing of ours is there to be undone
+IN_CLEAR = "travels in clear"  # told when signals are heeded, and before anything of ours is there to be undone
 
 # A bridge that does not exist, addresses, an MTU: every kind of change there is.
 BRIDGED = Setup("tcp", "tap", interface={"bridge": "br-t"})
