@@ -6,6 +6,8 @@
 # make bench      throughput, packet rate and round trip
 PYTHON ?= python3
 BIN := .venv/bin
+# Two files at a time: most tests wait, and what measures this machine must not share it with more.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 .DEFAULT_GOAL := $(BIN)/tunneld
 .PHONY: demo test long second fuzz lint bench lock clean
 
@@ -30,11 +32,11 @@ demo: $(BIN)/tunneld
 	@$(BIN)/tunneld demo
 
 test: .venv/.develop
-	@$(BIN)/python -m pytest -m "not long"
+	@$(PYTEST) -m "not long"
 
 long: .venv/.develop
 	@$(BIN)/python -m pytest -m long
-	@TUNNELD_LAB_LOOP=asyncio $(BIN)/python -m pytest -m "not long" tests/system
+	@TUNNELD_LAB_LOOP=asyncio $(PYTEST) -m "not long" tests/system
 	@$(MAKE) --no-print-directory second
 
 # Daemons on a newer Python, if one is on PATH, on both loops.
