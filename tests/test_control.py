@@ -19,7 +19,7 @@ from tunneld.control import LARGEST_REQUEST, MOST_CLIENTS, ControlError, Control
 
 # Far more than the kernel has room for between the two ends.
 LONG = {"text": "x" * 4_000_000}
-HANDLERS = {"status": lambda: {"state": "up", "link": "a → b"}, "long": lambda: LONG}
+HANDLERS = {"status": lambda _: {"state": "up", "link": "a → b"}, "long": lambda _: LONG}
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ async def test_an_answer_of_any_length_goes_out_in_pieces_and_holds_nobody_up(pa
     reader, writer = await asyncio.open_unix_connection(path, limit=1000)
     writer.write(b'{"request": "long"}\n')
     await until(lambda: server._clients)
-    assert await ask(path, "status") == HANDLERS["status"]()
+    assert await ask(path, "status") == HANDLERS["status"]({})
     assert json.loads(await reader.read()) == LONG
     assert await ask(path, "long") == LONG
     await until(lambda: not server._clients)
@@ -103,7 +103,7 @@ async def test_a_request_may_come_in_pieces(path):
     for byte in b'{"request": "status"}\n':
         writer.write(bytes([byte]))
         await asyncio.sleep(0)
-    assert json.loads(await reader.readline()) == HANDLERS["status"]()
+    assert json.loads(await reader.readline()) == HANDLERS["status"]({})
     assert await reader.read() == b""
     writer.close()
 
@@ -186,7 +186,7 @@ async def test_the_socket_is_for_its_owner_and_group_and_goes_with_the_server(pa
 async def test_a_handler_that_fails_is_reported_and_its_client_dropped(path):
     seen = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: seen.append(context["exception"]))
-    async with ControlServer(path, {"bad": lambda: {}["key"]}) as server:
+    async with ControlServer(path, {"bad": lambda _: {}["key"]}) as server:
         with pytest.raises(ControlError, match="no answer"):
             await ask(path, "bad")
         assert server._clients == set()

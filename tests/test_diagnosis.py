@@ -39,7 +39,7 @@ class Operator:
         self.now = 1000.0
         self._caplog = caplog
         self.states = {name: PeerState(name, lambda: self.now, lambda: None) for name in names}
-        self.diagnosis = Diagnosis(self.states, ours=OURS, settings=SETTINGS, clock=lambda: self.now)
+        self.diagnosis = Diagnosis("home", self.states, ours=OURS, settings=SETTINGS, clock=lambda: self.now)
 
     def take(self, *told: events.Event, every: float = 0.0) -> list[str]:
         """The lines in the log that these events make, with `every` seconds between."""
@@ -88,12 +88,12 @@ LINES = [
     (
         refused(Reason.OLD_TIMESTAMP, "phone", DAYS),
         'peer "phone": timestamp 3 d 4 h older than the last accepted: its clock went back, or a replay; '
-        "set its clock, or restart tunneld here",
+        'once it is set: tunneld peer reset-timestamp home "phone"',
     ),
     (
         refused(Reason.OLD_TIMESTAMP, "phone", 0.0),
         'peer "phone": timestamp no newer than the last accepted: its clock went back, or a replay; '
-        "set its clock, or restart tunneld here",
+        'once it is set: tunneld peer reset-timestamp home "phone"',
     ),
     (
         events.Unconfirmed("office", Link(), 2),

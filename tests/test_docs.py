@@ -122,7 +122,7 @@ def test_the_synopsis_of_a_verb_names_the_flags_that_follow():
 def sections(page: str) -> dict[str, str]:
     """The sections of the verbs: by verb, the synopsis without the verb and what follows."""
     found = re.findall(
-        r"^\.SS tunneld ((?:[a-z]+ )*[a-z]+)(?![a-z|])(.*?)(?=^\.S[HS])", plain(page), flags=re.S | re.M
+        r"^\.SS tunneld ((?:[a-z]+ )*[a-z]+(?:-[a-z]+)*)(?![a-z|])(.*?)(?=^\.S[HS])", plain(page), flags=re.S | re.M
     )
     return dict(found)
 

@@ -129,6 +129,22 @@ async def test_who_leaves_says_goodbye(transport):
         assert two.states["left"] is State.DOWN
 
 
+def test_what_a_peer_is_refused_for_is_forgotten_when_asked():
+    config = sealed_config("right")
+    end = Sealed(config, states_of(config))
+    (peer,) = end.tunnel.peers
+    peer.admit_initiation_untrusted(stamp(2000.0), 1.0)
+    for unknown in ("left", None, ["right"]):
+        assert end.reset_timestamp({"peer": unknown}) == {"error": f"no such peer; see: tunneld show {config.name}"}
+    assert peer.last_stamp == stamp(2000.0)
+    assert end.reset_timestamp({"peer": "right"}) == {"peer": "right"}
+    assert peer.last_stamp == NEVER
+
+
+def test_plain_has_no_timestamps_to_forget():
+    assert plain("udp").reset_timestamp({"peer": "far"}) == {"error": "protocol plain knows no timestamps"}
+
+
 async def test_the_last_timestamp_outlives_the_run(memory):
     two = Two()
     kept = StampFile(memory.path.with_name("u.stamp"))

@@ -158,7 +158,7 @@ async def test_a_thousand_peers_are_told_over_the_control_socket(tmp_path):
     names = [f"member-{number}" for number in range(1000)]
     told = Told(sealed_config(*names, endpoints=(Endpoint("2001:db8::1", 55555),)))
     told.cases = [Case("no-answer", name, "x" * 200, 1, 0.0, 0.0) for name in names]
-    async with ControlServer(tmp_path / "t.sock", {"status": told.status}):
+    async with ControlServer(tmp_path / "t.sock", {"status": lambda _: told.status()}):
         answer = await asyncio.to_thread(request, tmp_path / "t.sock", {"request": "status"})
     assert [peer["name"] for peer in answer["peers"]] == names
     assert len(answer["causes"]) == 1000

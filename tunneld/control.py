@@ -30,7 +30,7 @@ BACKLOG = 32
 SO_PEERGROUPS = 59
 MOST_GROUPS = 256  # Python's getsockopt has room for no more
 
-Handler = Callable[[], Mapping[str, Any]]
+Handler = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 class PeerStatus(TypedDict):
@@ -149,7 +149,7 @@ def request(path: Path, message: Mapping[str, Any], timeout: float = 5.0) -> dic
 
 
 class ControlServer:
-    """Answers requests `{"request": NAME}` with what `handlers[NAME]()` returns, on the running loop.
+    """Answers a request, `{"request": NAME, …}`, with what `handlers[NAME]` makes of it, on the running loop.
 
     Use as an async context manager, or `start` and `close`. Only root, the own user and members of the own group are
     answered. What clients can cost is bounded: their number, what each sends, and how long it takes to ask and read
@@ -221,7 +221,7 @@ class ControlServer:
         name = message.get("request")
         if not isinstance(name, str) or name not in self._handlers:
             return {"error": f"unknown request; there are: {', '.join(self._handlers)}"}
-        return self._handlers[name]()
+        return self._handlers[name](message)
 
 
 class _Client:

@@ -28,7 +28,7 @@ from tunneld import log as logs
 from tunneld.attachment import Attachment
 from tunneld.config import Config
 from tunneld.config.locate import locate
-from tunneld.control import ControlServer, run_dir, socket_path
+from tunneld.control import ControlServer, Handler, run_dir, socket_path
 from tunneld.edge import address, clock, netns, ports, sdnotify, tcp, udp
 from tunneld.edge.device import Device
 from tunneld.edge.trace import TracedDevice
@@ -192,12 +192,17 @@ class Daemon:
         return fd
 
     def _open_control(self, stack: AsyncExitStack, stop: asyncio.Event) -> None:
-        def asked_to_stop() -> dict[str, Any]:
+        def asked_to_stop(_: Mapping[str, Any]) -> dict[str, Any]:
             stop.set()
             return {"stopping": True}
 
         path = socket_path(self._config.name)
-        server = ControlServer(path, {"status": self.status, "stop": asked_to_stop})
+        handlers: dict[str, Handler] = {
+            "status": lambda _: self.status(),
+            "stop": asked_to_stop,
+            "reset-timestamp": self._end.reset_timestamp,
+        }
+        server = ControlServer(path, handlers)
         try:
             server.start()
         except OSError as error:

@@ -39,7 +39,7 @@ SENTENCES = {
     "transport alike if it is a peer",
     Reason.BAD_RESPONSE: f"peer {{peer}}: {OTHER_PSK}",
     Reason.OLD_TIMESTAMP: "peer {peer}: timestamp {age} than the last accepted: its clock went back, or a "
-    "replay; set its clock, or restart tunneld here",
+    "replay; once it is set: tunneld peer reset-timestamp {tunnel} {peer}",
     Reason.OTHER_SETTINGS: "peer at {who} speaks {spoken}, here it is {settings}; set protocol, mode and cipher "
     "alike",
     Reason.WRONG_SOURCE: "peer {peer}: dropped inner source {source} (not in allowed_ips), {count} so far; add it "
@@ -104,11 +104,18 @@ class Case:
 
 
 class Diagnosis:
-    """Takes the events of a tunnel, in their order. `settings` names what is configured here."""
+    """Takes the events of `tunnel`, in their order. `settings` names what is configured here."""
 
     def __init__(
-        self, states: Mapping[str, PeerState], *, ours: PublicKey, settings: str, clock: Callable[[], float]
+        self,
+        tunnel: str,
+        states: Mapping[str, PeerState],
+        *,
+        ours: PublicKey,
+        settings: str,
+        clock: Callable[[], float],
     ) -> None:
+        self._tunnel = tunnel
         self._states = states
         self._ours = ours
         self._settings = settings
@@ -198,6 +205,7 @@ class Diagnosis:
             ours=self._ours,
             peer=quoted(refused.peer),
             settings=self._settings,
+            tunnel=self._tunnel,
             count=count,
             **_details(refused),
         )

@@ -6,7 +6,7 @@ import logging
 import random
 import socket
 from collections.abc import Mapping
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 from tunneld import advice
 from tunneld.advice import Advisor
@@ -68,6 +68,10 @@ class Plain:
     def say_goodbye(self) -> None:
         """There is no way to."""
 
+    def reset_timestamp(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The answer to the request "reset-timestamp"."""
+        return {"error": "protocol plain knows no timestamps"}
+
 
 class Sealed:
     """`tunneld` and `wireguard`: keys, and peers that they tell apart."""
@@ -82,6 +86,7 @@ class Sealed:
         self.pump = Pump(self.tunnel, clock.now)
         assert config.tunnel.private_key is not None
         self._diagnosis = Diagnosis(
+            config.name,
             states,
             ours=config.tunnel.private_key.public_key(),
             settings=profile_of(config).settings,
@@ -125,6 +130,17 @@ class Sealed:
         self.tunnel.say_goodbye(clock.now())
         self.pump.kick()
         self._keeper.close(self._stamper.floor)
+
+    def reset_timestamp(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The answer to the request "reset-timestamp": take the next initiation of "peer" whatever its timestamp.
+
+        A recorded one of the peer would be taken too, once; whoever sends it cannot go on from our answer.
+        """
+        for peer in self.tunnel.peers:
+            if peer.name == message.get("peer"):
+                peer.reset_timestamp()
+                return {"peer": peer.name}
+        return {"error": f"no such peer; see: tunneld show {self._config.name}"}
 
     def _stamp(self) -> bytes:
         label = self._stamper.next(clock.wall())

@@ -184,7 +184,7 @@ def run_dir(tmp_path, monkeypatch):
 
 @pytest.fixture
 async def left(run_dir):
-    async with ControlServer(run_dir / "left.sock", {"status": lambda: UP}):
+    async with ControlServer(run_dir / "left.sock", {"status": lambda _: UP}):
         yield
 
 
@@ -200,7 +200,7 @@ async def test_one_tunnel(capsys):
 
 @pytest.mark.usefixtures("left")
 async def test_all_tunnels(run_dir, capsys):
-    async with ControlServer(run_dir / "right.sock", {"status": lambda: WAITING}):
+    async with ControlServer(run_dir / "right.sock", {"status": lambda _: WAITING}):
         assert await show() == 0
         assert capsys.readouterr().out == f"{UP_TEXT}\n{WAITING_TEXT}"
 

@@ -72,7 +72,7 @@ class End:
             self.tunnel,
             {peer: PeerConfig(peer, endpoints, keepalive=keepalive) for peer, endpoints in peers.items()},
             self.states,
-            Diagnosis(self.states, ours=PublicKey(public(name)), settings="as in the tests", clock=self.clock),
+            Diagnosis("t", self.states, ours=PublicKey(public(name)), settings="as in the tests", clock=self.clock),
             bound=bound,
             clock=self.clock,
             random=random.Random(seed).random,

@@ -41,7 +41,7 @@ class End:
             self.tunnel,
             {peer: PeerConfig(peer, endpoints) for peer, endpoints in peers.items()},
             self.states,
-            Diagnosis(self.states, ours=PublicKey(public(name)), settings="as in the tests", clock=self.clock),
+            Diagnosis("t", self.states, ours=PublicKey(public(name)), settings="as in the tests", clock=self.clock),
             bound=bound,
             clock=self.clock,
             random=random.Random(1).random,

@@ -75,6 +75,15 @@ def test_settings_are_told_at_first_and_when_what_differs_is_another():
     assert ours.hello == theirs()
 
 
+def test_a_peer_whose_clock_was_ahead_comes_back_when_that_is_forgotten():
+    ours = peer()
+    ours.admit_initiation_untrusted(stamp(2000.0), 1.0)
+    assert refusal(ours, stamp(1000.0), 2.0) is Reason.OLD_TIMESTAMP
+    ours.reset_timestamp()
+    ours.admit_initiation_untrusted(stamp(1000.0), 3.0)
+    assert ours.last_stamp == stamp(1000.0)
+
+
 def test_another_epoch_is_a_restart_and_what_was_probed_before_is_forgotten():
     ours = peer()
     ours.greet(OURS, theirs(), 0.0)

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import random
+import shlex
 import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -117,8 +118,13 @@ async def test_a_clock_that_fell_back_is_named_by_the_peer_that_refuses_it(hosts
     memory.path.unlink()
     right = Daemon.start(hosts.right, setup.right(hosts), name=NAME)
     await right.wait_ready()
-    line = 'peer "right": timestamp 3 d 4 h older than the last accepted: its clock went back, or a replay; set its '
-    await are_told(left, {("old-timestamp", "right"): line})
+    line = 'peer "right": timestamp 3 d 4 h older than the last accepted: its clock went back, or a replay; '
+    remedy = f'tunneld peer reset-timestamp {NAME} "right"'
+    await are_told(left, {("old-timestamp", "right"): f"{line}once it is set: {remedy}"})
+    done = await tunneld(hosts.left, *shlex.split(remedy)[1:])
+    assert done.output == f"{NAME}: peer right: its next handshake is taken, whatever its timestamp\n"
+    await wait_reachable(hosts.left, INSIDE["v4"][1])
+    assert (await left.status())["causes"] == []
 
 
 async def test_settings_that_differ_are_told_to_both_operators_and_what_lacks_in_allowed_ips_to_one(hosts):

@@ -18,8 +18,8 @@ from tunneld.proto.errors import ConfigError, ConfigErrors, DeviceError
 from tunneld.text import nearest, printable, quoted
 
 VERBS = (
-    "run", "check", "plan", "show", "down", "genkey", "pubkey", "genpsk", "import", "export", "device", "simpletun",
-    "demo", "bench", "completion",
+    "run", "check", "plan", "show", "down", "genkey", "pubkey", "genpsk", "import", "export", "device", "peer",
+    "simpletun", "demo", "bench", "completion",
 )  # fmt: skip
 
 

@@ -94,6 +94,10 @@ class Peer:
         self._stamps.take_untrusted(timestamp)
         self._latest_initiation = now
 
+    def reset_timestamp(self) -> None:
+        """Take the next initiation whatever its timestamp: for a peer whose clock was ahead once and is right now."""
+        self._stamps.reset()
+
     def greet(self, ours: Hello, theirs: Hello, since: float) -> list[Restarted | Compared]:
         """Take in the settings of the peer, from a session `since` then; `ours` are what we told it. Returns news."""
         news: list[Restarted | Compared] = []

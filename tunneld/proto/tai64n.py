@@ -89,5 +89,5 @@ class StampGuard:
         self.last = label
 
     def reset(self) -> None:
-        """Forget: for a peer whose clock was once ahead, which would be refused until it comes there again."""
+        """Forget: the next label is taken, whatever it is."""
         self.last = NEVER
