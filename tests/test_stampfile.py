@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,8 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.disks import fill, make_read_only, small_disk
+from tunneld import stampfile
+from tunneld.edge import clock
+from tunneld.proto.const import REKEY_AFTER_TIME
 from tunneld.proto.tai64n import BASE, LABEL, NEVER, Stamper, later, seconds_between, stamp
-from tunneld.stampfile import AHEAD, Keeper, StampFile, state_dir
+from tunneld.stampfile import AHEAD, PATIENCE, RETRY, Keeper, StampFile, state_dir
 
 WALL = 1_790_000_000.25  # seconds since 1970
 FULL = ": if the clock falls back before the next start, peers refuse us"
@@ -175,7 +183,7 @@ def test_a_full_disk_is_one_warning_and_one_attempt_a_minute(tmp_path, namespace
         initiate(stamper, keeper, 660)
         assert file.load() == later(stamper.floor, AHEAD)
         fill(disk)
-        initiate(stamper, keeper, 800)
+        initiate(stamper, keeper, 660 + AHEAD + 2)
         assert len(caplog.messages) == 2
 
 
@@ -204,10 +212,125 @@ def test_a_failed_write_is_not_tried_again_for_a_minute(file, caplog):
     stamper, keeper = Stamper(), Keeper(file, NEVER)
     initiate(stamper, keeper, 0)
     file.path.parent.unlink()
-    initiate(stamper, keeper, AHEAD - 1)
+    initiate(stamper, keeper, RETRY - 1)
     assert not file.path.exists()
-    initiate(stamper, keeper, AHEAD)
+    initiate(stamper, keeper, RETRY)
     assert file.load() == later(stamper.floor, AHEAD)
+    assert len(caplog.messages) == 1
+
+
+# --- slow disks
+
+
+class SlowDisk(StampFile):
+    """A disk that writes when `free` is set, and no sooner."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.free = threading.Event()
+        self.free.set()
+        self.began = threading.Event()
+
+    def save(self, label: bytes) -> None:
+        self.began.set()
+        assert self.free.wait(30)
+        super().save(label)
+
+
+@pytest.fixture
+def slow(tmp_path):
+    """A disk that was fast for the first initiation, its Stamper and its Keeper."""
+    disk = SlowDisk(tmp_path / "state/office.stamp")
+    stamper, keeper = begin(disk)
+    initiate(stamper, keeper, 0)
+    disk.free.clear()
+    disk.began.clear()
+    yield disk, stamper, keeper
+    disk.free.set()
+
+
+def test_while_a_session_lives_no_initiation_waits_for_the_disk(slow, caplog):
+    disk, stamper, keeper = slow
+    began = clock.now()
+    for at in (int(REKEY_AFTER_TIME), int(REKEY_AFTER_TIME) + 5, AHEAD - 2):
+        assert initiate(stamper, keeper, at) < disk.load()
+        assert disk.began.wait(5)
+    assert clock.now() - began < PATIENCE / 2
+    disk.free.set()
+    assert until(lambda: disk.load() >= later(stamp(WALL + REKEY_AFTER_TIME), AHEAD))
+    for at in range(AHEAD - 1, 1000, 100):
+        assert initiate(stamper, keeper, at) < disk.load()
+    assert caplog.messages == []
+
+
+def test_a_disk_that_hangs_is_one_warning_and_stops_nothing(slow, caplog, monkeypatch):
+    monkeypatch.setattr(stampfile, "PATIENCE", 0.01)
+    disk, stamper, keeper = slow
+    kept = disk.load()
+    for at in range(0, 1000, 5):
+        initiate(stamper, keeper, at)
+    keeper.close(stamper.floor)
+    assert disk.load() == kept
+    assert caplog.messages == [f"cannot write {disk.path} (the disk takes longer than 0.01 s){FULL}"]
+    disk.free.set()
+    assert until(lambda: disk.load() > kept)
+    monkeypatch.undo()
+    assert initiate(stamper, keeper, 1000) < disk.load()
+
+
+def test_the_end_waits_for_a_write_under_way(slow):
+    disk, stamper, keeper = slow
+    initiate(stamper, keeper, REKEY_AFTER_TIME)
+    assert disk.began.wait(5)
+    timer = threading.Timer(0.05, disk.free.set)
+    timer.start()
+    keeper.close(stamper.floor)
+    timer.join()
+    assert disk.load() == stamper.floor
+
+
+def test_what_is_no_failure_of_the_disk_is_a_bug(file):
+    file.path = None
+    with pytest.raises(AttributeError):
+        initiate(Stamper(), Keeper(file, NEVER), 0)
+
+
+def test_a_process_that_is_killed_at_any_moment_has_sent_nothing_that_the_next_one_repeats(tmp_path):
+    """It initiates as fast as it can by a clock that runs a minute for each, and falls back at every start."""
+    last = NEVER
+    for number in range(4):
+        process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE)
+        with process:
+            lines = [process.stdout.readline() for _ in range(30 + 7 * number)]
+            process.kill()
+            sent = [bytes.fromhex(line.decode()) for line in (*lines, *process.stdout)]
+        assert sent == sorted(sent)
+        assert sent[0] > last
+        last = sent[-1]
+
+
+KILLED = f"""
+import os, sys
+from pathlib import Path
+from tunneld.proto.tai64n import Stamper
+from tunneld.stampfile import Keeper, StampFile
+
+file = StampFile(Path(sys.argv[1]) / "office.stamp")
+floor = file.load()
+stamper, keeper = Stamper(floor), Keeper(file, floor)
+for number in range(1_000_000):
+    label = stamper.next({WALL} + 60 * number)
+    keeper.keep(stamper.floor, 60.0 * number)
+    os.write(1, label.hex().encode() + b"\\n")
+"""
+
+
+def until(condition: Callable[[], bool]) -> bool:
+    """Whether `condition` comes true within 5 s."""
+    end = clock.now() + 5.0
+    while not condition() and clock.now() < end:
+        time.sleep(0.005)
+    return condition()
 
 
 # --- the directory

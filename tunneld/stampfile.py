@@ -9,15 +9,22 @@ from __future__ import annotations
 
 import logging
 import os
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import NamedTuple
 
 from tunneld import durable
 from tunneld.proto import tai64n
+from tunneld.proto.const import REJECT_AFTER_TIME
 
 log = logging.getLogger(__name__)
 
-# How far the floor on disk is ahead of use. So long one write lasts, and so long one that failed is not repeated.
-AHEAD = 60  # seconds
+# How far the floor on disk is ahead of use. While a session lives there is an initiation at least so often.
+AHEAD = int(REJECT_AFTER_TIME)  # seconds
+
+RENEWAL = 60  # seconds of AHEAD that are used up when it is renewed
+RETRY = 60.0  # seconds after which a write that failed is repeated
+PATIENCE = 1.0  # seconds for which the loop waits for a disk that may never answer
 
 LARGEST = 100  # bytes; a label is 24 hexadecimal digits
 _YEAR_10000 = 253_402_300_800  # seconds since 1970
@@ -69,45 +76,80 @@ class StampFile:
 class Keeper:
     """Keeps the floor of one Stamper, which began at `file.load()`, in `file`.
 
-    No error comes out of it, since a tunnel without memory is better than none. A write waits for the disk; there is
-    at most one in a minute while the clock runs as clocks do, however many initiations there are.
+    Theory of operation. No stamp is used before a floor above it is on disk. If others write to it too, that can take
+    a tenth of a second and more, in which the loop would carry no packet. So a thread renews the floor while the
+    last one still has room, at most once in a minute however many initiations there are. The loop waits for the first
+    initiation of a run, for one that comes later than AHEAD after the last, and when the clock leaps ahead.
+
+    No error comes out of it, since a tunnel without memory is better than none. Nor does it wait for a disk for ever.
     """
 
     def __init__(self, file: StampFile, floor: bytes) -> None:
         """`floor` is what `file` holds: the label that was loaded."""
         self._file = file
         self._kept = floor
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="stamp")
+        self._writing: _Write | None = None
         self._blocked_until = 0.0
         self._warned = False
 
     def keep(self, floor: bytes, now: float) -> None:
         """Call this with the Stamper's floor after each initiation is made, and before it is sent.
 
-        `now` is in seconds since the boot. A write that fails is one warning, and is tried again after a minute.
+        `now` is in seconds since the boot. A write that fails or hangs is one warning, and is tried again after a
+        minute.
         """
-        if floor <= self._kept or now < self._blocked_until:
-            return
-        if self._save(tai64n.later(floor, AHEAD)):
-            self._warned = False
-        else:
-            self._blocked_until = now + AHEAD
+        self._settle(now, patience=0.0)
+        while floor > self._kept and now >= self._blocked_until:
+            self._begin(tai64n.later(floor, AHEAD))
+            self._settle(now, patience=PATIENCE)
+        if tai64n.later(floor, AHEAD - RENEWAL) > self._kept and now >= self._blocked_until:
+            self._begin(tai64n.later(floor, AHEAD))
 
     def close(self, floor: bytes) -> None:
-        """Keep exactly `floor`, once no initiation will follow: else each restart would run a minute ahead."""
+        """Keep exactly `floor`, once no initiation will follow: else each restart would run minutes ahead."""
+        self._settle(0.0, patience=PATIENCE)
         if floor != self._kept:
-            self._save(floor)
+            self._begin(floor)
+            self._settle(0.0, patience=PATIENCE)
 
-    def _save(self, label: bytes) -> bool:
-        try:
-            self._file.save(label)
-        except OSError as error:
-            if not self._warned:
-                self._warned = True
-                message = "cannot write %s (%s): if the clock falls back before the next start, peers refuse us"
-                log.warning(message, self._file.path, error.strerror)
-            return False
+    def _begin(self, label: bytes) -> None:
+        """Write `label`, unless another is being written: two at once would be in each other's way."""
+        if self._writing is None:
+            self._writing = _Write(label, self._disk.submit(self._file.save, label))
+
+    def _settle(self, now: float, patience: float) -> None:
+        """Take note of how a write ended. One that has not, after some `patience` in seconds, has failed."""
+        if self._writing is None:
+            return
+        ended, _ = wait([self._writing.end], patience)
+        if not ended:
+            if patience:
+                self._fail(now, f"the disk takes longer than {PATIENCE:g} s")
+            return
+        label, end = self._writing
+        self._writing = None
+        if isinstance(error := end.exception(), OSError):
+            self._fail(now, error.strerror)
+            return
+        end.result()  # any other exception is a bug
         self._kept = label
-        return True
+        self._blocked_until = 0.0
+        self._warned = False
+
+    def _fail(self, now: float, why: str | None) -> None:
+        self._blocked_until = now + RETRY
+        if not self._warned:
+            self._warned = True
+            message = "cannot write %s (%s): if the clock falls back before the next start, peers refuse us"
+            log.warning(message, self._file.path, why)
+
+
+class _Write(NamedTuple):
+    """A label that a thread writes."""
+
+    label: bytes
+    end: Future[None]
 
 
 def _decode(text: bytes) -> bytes:
