@@ -212,6 +212,22 @@ def test_bad_frames_are_counted_and_their_neighbours_stand(frame, reason):
     assert payload.drops == {reason: 1}
 
 
+@pytest.mark.parametrize(("ethernet", "reason"), [(False, Reason.NOT_IP), (True, Reason.TRUNCATED)])
+def test_after_16_faults_the_rest_of_a_plaintext_is_left(ethernet, reason):
+    fault = bytes(13) if ethernet else b"\x50" + bytes(19)
+    payload = kinds(ethernet=ethernet)
+    plaintext = b"\x01" + record(fault) * 15 + record(ipv4(60)) + record(fault) + record(ipv6(60))
+    assert unpacked(payload, plaintext, plaintext) == [ipv4(60)] * 2
+    assert payload.drops == {reason: 32}
+
+
+def test_packets_that_are_oversized_are_no_faults():
+    payload = kinds()
+    plaintext = b"\x01" + record(ipv4(MTU + 1)) * 20 + record(ipv4(60))
+    assert unpacked(payload, plaintext) == [ipv4(60)]
+    assert payload.drops == {Reason.OVERSIZED: 20}
+
+
 @pytest.mark.parametrize("make", [ipv4, ipv6])
 def test_what_lies_behind_the_stated_length_is_cut_off(make):
     assert unpacked(bare(), make(41) + bytes(7)) == [make(41)]

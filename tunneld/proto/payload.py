@@ -26,6 +26,10 @@ KIND_CONTROL: Final = 4
 
 KEEPALIVE: Final = b""
 
+# Behind so many that are no packets the rest of a plaintext is not looked at: 64 KiB could hold 20,000 of one byte,
+# which take 50 ms to count. Oversized ones are packets, and so long that few fit.
+FAULTS_MAX: Final = 16
+
 PADDING_BYTES: Final = 16
 _ZEROS: Final = bytes(PADDING_BYTES)
 
@@ -161,7 +165,7 @@ class KindPayload:
 
     def _split_untrusted(self, view: memoryview, packets: list[memoryview]) -> None:
         """Add the packets that are whole and fit the device; a length of 0 begins the padding."""
-        at, end = 1, len(view)
+        at, end, faults = 1, len(view), 0
         while end - at >= PREFIX.size:
             (length,) = PREFIX.unpack_from(view, at)
             if length == 0:
@@ -174,6 +178,9 @@ class KindPayload:
                 packets.append(self._checked(view[at : at + length], self.max_packet))
             except BadPacket as bad:
                 self.drops[bad.reason] += 1
+                faults += bad.reason is not Reason.OVERSIZED
+                if faults == FAULTS_MAX:
+                    return
             at += length
 
     def _segments_untrusted(self, view: memoryview, counter: int | None) -> list[memoryview]:
