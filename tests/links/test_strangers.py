@@ -14,11 +14,15 @@ import re
 import resource
 import socket
 import struct
+import subprocess
+import sys
+import time
 from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
 from tests.edge.pairs import open_descriptors, until
+from tests.links import flood
 from tests.links.peers import running
 from tests.links.sealed import (
     LOOPBACK,
@@ -37,8 +41,10 @@ from tunneld.config import Endpoint
 from tunneld.edge import clock
 from tunneld.links import streams
 from tunneld.links.streams import Stranger
+from tunneld.proto.budget import PER_SECOND
 from tunneld.proto.errors import Reason
 from tunneld.proto.framing import encode
+from tunneld.proto.load import MESSAGES
 
 EARLY_OR_LATE = 0.2
 INITIATION = 2 + 148
@@ -224,6 +230,58 @@ async def test_a_flood_of_strangers_leaves_an_established_peer_alone_and_lets_a_
         await until(lambda: not hub.streams._strangers)
         assert [state for state, _ in b.history["a"]].count("up") == 1, "it never lost its connection"
     await until(lambda: open_descriptors() == before)
+
+
+@contextmanager
+def flooding(end: End, said: bytes, *, networks: int):
+    """1,000 connections a second come to the end from another process, and each says that."""
+    at = (end.at.host, str(end.at.port), str(networks), "1000")
+    with subprocess.Popen([sys.executable, flood.__file__, *at], stdin=subprocess.PIPE) as process:
+        process.stdin.write(said)
+        process.stdin.close()
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+@contextmanager
+def timed(end: End):
+    """The CPU seconds that first messages cost the end, in a list of one."""
+    spent, accept = [0.0], end.tunnel.accept_untrusted
+
+    def accept_timed(*arguments):
+        began = time.thread_time()
+        try:
+            return accept(*arguments)
+        finally:
+            spent[0] += time.thread_time() - began
+
+    end.tunnel.accept_untrusted = accept_timed
+    yield spent
+
+
+@pytest.mark.parametrize(("networks", "share"), [(1, 0.1), (200, 0.25)])
+async def test_handshakes_of_strangers_have_a_budget_and_a_peer_that_comes_from_elsewhere_gets_in(networks, share):
+    """The strangers know our public key, or nothing they say would cost an operation on a curve."""
+    hub, b = listening(), Impostor("b", "a")
+    async with running(hub.run()):
+        with await Visitor.come(hub.at, "127.0.0.9") as before:
+            await b.join(before)
+            await until(lambda: hub.up("b"))
+        await until(lambda: not hub.up("b"))
+        with timed(hub) as spent, flooding(hub, Impostor("x", "a").initiation(), networks=networks):
+            await until(lambda: refused(hub, Reason.RATE_LIMITED) > 50)
+            counted, cost, began = refused(hub, Reason.UNKNOWN_PEER), spent[0], clock.now()
+            again = End("b", {"a": (hub.at,)}, started=1.9e9)
+            async with running(again.run()):
+                await until(lambda: again.up("a"))
+                await passes(again, hub, "a")
+            await until(lambda: clock.now() - began >= 1.0)
+            seconds = clock.now() - began
+            most = PER_SECOND if networks > 25 else 20
+            assert refused(hub, Reason.UNKNOWN_PEER) - counted <= most * seconds + MESSAGES
+            assert spent[0] - cost <= share * seconds
 
 
 async def test_no_descriptor_left_is_said_once_and_passes(caplog):

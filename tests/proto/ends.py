@@ -45,8 +45,9 @@ class Way:
 class Connection:
     """One end of a stream. `arrived` is what waits to be read, `sent` all that was ever written."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, ip: bytes = b"\xc0\0\2\1") -> None:
         self.name = name
+        self.ip = ip
         self.blocked = False
         self.closed = False
         self.known = False

@@ -422,6 +422,14 @@ def test_a_thousand_replayed_initiations_on_new_connections_displace_nothing():
     assert len(b._connections) == 1
 
 
+def test_strangers_who_flood_are_refused_before_they_cost_much_and_nobody_elsewhere_is():
+    b, message = pair().tunnels["b"], initiation(TCP, "x", "b")
+    for _ in range(100):
+        refusal(b.accept_untrusted, Connection("x"), message, NOW)
+    assert b.drops == {Reason.UNKNOWN_PEER: 55, Reason.RATE_LIMITED: 45}
+    assert b.accept_untrusted(Connection("a", bytes(4)), initiation(TCP, "a", "b"), NOW) is peer_of(b)
+
+
 def test_initiations_replayed_to_a_restarted_end_displace_nothing():
     """It knows no timestamps any more, so it answers each of them once; nobody can go on from there."""
     recorded = [initiation(TCP, "a", "b", 1e9 + number) for number in range(100)]

@@ -225,32 +225,35 @@ class StreamPeers:
                     await asyncio.sleep(ACCEPT_PAUSE)
                     continue
                 host = network_of(remote[0])
-                await self._make_room(host)
+                going = self._make_room(host)
                 stranger = Stranger(host)
                 self._strangers[stranger] = None
                 stranger.task = connections.create_task(self._serve(stranger, sock), name="serve")
+                if going is not None:
+                    # Until it is closed: else a flood is accepted faster than it goes.
+                    await asyncio.wait([going])
         raise AssertionError("a task that never ends has ended")
 
-    async def _make_room(self, host: str) -> None:
-        """Close a stranger, of `host` or of all, if one more would be too many."""
+    def _make_room(self, host: str) -> asyncio.Task[None] | None:
+        """The task of a stranger, of `host` or of all, that has to go if one more would be too many."""
         for stranger in [stranger for stranger in self._strangers if self._proved(stranger)]:
             del self._strangers[stranger]
         alike = [stranger for stranger in self._strangers if stranger.host == host]
         if len(alike) >= MOST_STRANGERS_OF_AN_ADDRESS:
-            await self._evict_one(alike)
-        elif len(self._strangers) >= MOST_STRANGERS:
-            await self._evict_one(list(self._strangers))
+            return self._evict_one(alike)
+        if len(self._strangers) >= MOST_STRANGERS:
+            return self._evict_one(list(self._strangers))
+        return None
 
     def _proved(self, stranger: Stranger) -> bool:
         return stranger.link is not None and self._tunnel.established(stranger.link)
 
-    async def _evict_one(self, strangers: list[Stranger]) -> None:
+    def _evict_one(self, strangers: list[Stranger]) -> asyncio.Task[None]:
         oldest = next((stranger for stranger in strangers if stranger.link is None), strangers[0])
         del self._strangers[oldest]
         assert oldest.task is not None
         oldest.task.cancel()
-        # Until it is closed: else a flood is accepted faster than it goes.
-        await asyncio.wait([oldest.task])
+        return oldest.task
 
     async def _serve(self, stranger: Stranger, sock: socket.socket) -> None:
         """Let a stranger prove itself, and carry the packets of the peer that it turns out to be."""

@@ -1,7 +1,8 @@
 """The sealed tunnel over streams: one association for each connection, which ends with it.
 
 A connection begins with a handshake: `open` on the side that connected, `accept_untrusted` on the other. Whatever is
-refused on it afterwards is a reason to close it.
+refused on it afterwards is a reason to close it. What strangers say first is checked as over datagrams, but that a
+budget stands in the place of cookies.
 
 A peer's packets go over one connection. A new one takes its place when data was opened under its keys, or the peer
 answered our handshake; a replayed initiation displaces nothing, since nobody can go on from it. If both ends
@@ -15,6 +16,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from typing import Protocol
 
 from tunneld.proto.association import Association
+from tunneld.proto.budget import HandshakeBudget
 from tunneld.proto.errors import BadPacket, Reason
 from tunneld.proto.events import Superseded
 from tunneld.proto.framing import Buffer
@@ -24,11 +26,15 @@ from tunneld.proto.profile import MessageType
 from tunneld.proto.routing import Routing
 from tunneld.proto.station import Station
 from tunneld.proto.tunnel import SealedTunnel, runs_untrusted
-from tunneld.proto.wire import classify_untrusted
+from tunneld.proto.wire import classify_untrusted, expect_untrusted
 
 
 class Link(AnyLink, Hashable, Protocol):
     """One connection."""
+
+    @property
+    def ip(self) -> bytes:
+        """The address of the other end, 4 or 16 bytes."""
 
 
 class StreamTunnel(SealedTunnel):
@@ -38,6 +44,11 @@ class StreamTunnel(SealedTunnel):
         super().__init__(station, peers, routing)
         self._data_word = station.local.profile.words[MessageType.DATA]
         self._connections: dict[object, Association] = {}
+        self._budget = HandshakeBudget()
+
+    def handle_timeout(self, now: float) -> None:
+        super().handle_timeout(now)
+        self._budget.expire(now)
 
     def open(self, peer: Peer, link: Link, now: float) -> None:
         """We connected: begin the handshake; the initiation is to be transmitted."""
@@ -51,6 +62,7 @@ class StreamTunnel(SealedTunnel):
         It may still be a replay: the peer has proved itself when a data message was received. Raises BadPacket, after
         which nothing is known of the connection.
         """
+        self._check_budget_untrusted(link, message, now)
         peer, received = self._initiation_untrusted(link, message, now)
         association = Association(self._station, peer, link=link, stream=True)
         self._connections[link] = association
@@ -90,6 +102,18 @@ class StreamTunnel(SealedTunnel):
             for other in self._connections.values():
                 if other.peer is peer and other.established:
                     self._carry(other)
+
+    def _check_budget_untrusted(self, link: Link, message: Buffer, now: float) -> None:
+        """Raises BadPacket before anything costly is done: by length and type word, BAD_MAC1, RATE_LIMITED."""
+        local = self._station.local
+        try:
+            expect_untrusted(message, local.profile, MessageType.INITIATION)
+            local.check_mac1_untrusted(message)
+            if not self._budget.allow(link.ip, now):
+                raise BadPacket(Reason.RATE_LIMITED)
+        except BadPacket as bad:
+            self._refuse_untrusted(bad.reason, link, message)
+            raise
 
     def _data_untrusted(
         self, association: Association, head: bytes, messages: Sequence[memoryview], now: float
