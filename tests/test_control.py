@@ -91,6 +91,23 @@ async def test_an_answer_that_drips_is_late(path):
                 over.set()
 
 
+async def test_an_answer_without_end_is_left(path, monkeypatch):
+    monkeypatch.setattr(control, "LARGEST_ANSWER", 1_000_000)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def pour():
+            client, _ = listener.accept()
+            with client, contextlib.suppress(BrokenPipeError):
+                while True:
+                    client.send(bytes(65536), socket.MSG_NOSIGNAL)
+
+        with serving(pour):
+            with pytest.raises(ControlError, match=r"^an answer of more than 1000000 bytes; is that the socket"):
+                await asyncio.to_thread(request, path, {"request": "status"})
+
+
 @pytest.mark.usefixtures("server")
 async def test_a_request_that_nobody_handles_is_refused(path):
     with pytest.raises(ControlError, match=r"^unknown request; there are: status, long$"):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MODE = 0o660
 LARGEST_REQUEST = 64 * 1024
+LARGEST_ANSWER = 64 * 1024 * 1024  # the status of some ten thousand peers
 CHUNK = 256 * 1024
 MOST_CLIENTS = 16
 IDLE_SECONDS = 5.0
@@ -121,7 +122,7 @@ def socket_path(name: str) -> Path:
 def request(path: Path, message: Mapping[str, Any], timeout: float = 5.0) -> dict[str, Any]:
     """Send `message` to the socket at `path` and return the answer. Blocks for at most `timeout` seconds.
 
-    Raises NotRunning when nobody listens there, and ControlError when it is forbidden, late, no answer or a refusal.
+    Raises NotRunning when nobody listens there, and ControlError when it is forbidden, late, too long, no answer or a refusal.
     """
     deadline = clock.now() + timeout
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
@@ -327,14 +328,18 @@ def _may_ask(sock: socket.socket) -> bool:
 
 
 def _received(sock: socket.socket, deadline: float) -> bytes:
-    """The bytes until the end of a line or of the connection. Raises TimeoutError, OSError."""
+    """The bytes until the end of a line or of the connection. Raises TimeoutError, OSError, ControlError."""
     parts: list[bytes] = []
+    room = LARGEST_ANSWER
     while not parts or (parts[-1] and b"\n" not in parts[-1]):
         left = deadline - clock.now()
         if left <= 0:
             raise TimeoutError
         sock.settimeout(left)
         parts.append(sock.recv(CHUNK))
+        room -= len(parts[-1])
+        if room < 0:
+            raise ControlError(f"an answer of more than {LARGEST_ANSWER} bytes; is that the socket of a tunnel?")
     return b"".join(parts).partition(b"\n")[0]
 
 
