@@ -15,7 +15,7 @@ REMEDIES: Final[dict[Reason, str]] = {
     Reason.TRUNCATED: "messages end in the middle of a packet; the other end speaks another protocol, or has a fault",
     Reason.STRANGER: "it came from elsewhere than the endpoint; correct endpoint, or close the firewall",
     Reason.NO_LINK: "there was no connection to the peer; its state says why",
-    Reason.NO_PEER: "nobody knows where the peer is; set endpoint, or let the other end send first",
+    Reason.NO_PEER: "nobody knew yet where the peer is; if it goes on, set endpoint, or let the other end send first",
     Reason.NO_DEVICE: "the device was being repaired; see who deletes it",
     Reason.QUEUE_FULL: f"the path or the peer takes less than there is to send; {_NONE}",
     Reason.SEND_REFUSED: "the system did not send it; look at routes and firewall here, or lower mtu",
@@ -47,6 +47,6 @@ REMEDIES: Final[dict[Reason, str]] = {
     Reason.NO_COOKIE: f"under load, the sender had not proved its address yet; {_NONE}",
     Reason.RATE_LIMITED: f"handshakes came too fast; {_NONE}",
     Reason.WRONG_SOURCE: "the inner source is not in allowed_ips of the peer; add it if it belongs there",
-    Reason.NO_ROUTE: "no peer has the destination in allowed_ips; add it to one",
+    Reason.NO_ROUTE: "no peer has the destination in allowed_ips; add it to one (multicast: nothing to do)",
     Reason.NO_SESSION: "there were no keys in time; the state of the peer says why",
 }
