@@ -122,7 +122,8 @@ def socket_path(name: str) -> Path:
 def request(path: Path, message: Mapping[str, Any], timeout: float = 5.0) -> dict[str, Any]:
     """Send `message` to the socket at `path` and return the answer. Blocks for at most `timeout` seconds.
 
-    Raises NotRunning when nobody listens there, and ControlError when it is forbidden, late, too long, no answer or a refusal.
+    Raises NotRunning when nobody listens there, and ControlError when it is forbidden, late, too long, no answer or a
+    refusal.
     """
     deadline = clock.now() + timeout
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
