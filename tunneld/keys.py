@@ -1,7 +1,7 @@
 """Keys: the format of `wg`, the types that keep a secret out of logs, and the files that they are loaded from.
 
 A key is 32 bytes, written as 44 characters of base64. Secrets live in a bytearray, so that they can be cleared, and
-are decoded here rather than by `binascii`, whose result could not be. What libraries copy stays until it is reused.
+are decoded here rather than by `binascii`, whose result could not be.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import shlex
 import stat
 from binascii import b2a_base64
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from tunneld.proto.errors import ConfigError
 from tunneld.text import printable, quoted
@@ -66,8 +66,9 @@ class Secret:
         self.raw = raw
 
     def clear(self) -> None:
-        """Overwrite the secret. The object may not be used afterwards."""
+        """Overwrite the secret. What needs it afterwards fails, as `raw` is empty, and not the key of zeros."""
         wipe(self.raw)
+        self.raw = bytearray()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Secret) and type(other) is type(self) and hmac.compare_digest(self.raw, other.raw)
@@ -75,7 +76,12 @@ class Secret:
     # It can be cleared, so it is no key of a dictionary.
     __hash__ = None  # type: ignore[assignment]
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a secret is not to be stored, nor sent")
+
     def __repr__(self) -> str:
+        if not self.raw:
+            return f"{type(self).__name__}(cleared)"
         # 32 bits of a hash tell two keys apart, and tell nothing of 256 random bits.
         fingerprint = hashlib.blake2s(self.raw, digest_size=4, person=b"tunneld").hexdigest()
         return f"{type(self).__name__}(fingerprint {fingerprint})"
@@ -84,16 +90,20 @@ class Secret:
 class PrivateKey(Secret):
     """An X25519 private key, clamped in place as RFC 7748 has it."""
 
-    __slots__ = ()
+    __slots__ = ("_public",)
 
     def __init__(self, raw: bytearray) -> None:
         super().__init__(raw)
+        self._public: PublicKey | None = None
         _clamp(raw)
 
     def public_key(self) -> PublicKey:
+        """Worked out once, so that it stays when the key is cleared; raises ValueError if that came first."""
         from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-        return PublicKey(X25519PrivateKey.from_private_bytes(self.raw).public_key().public_bytes_raw())
+        if self._public is None:
+            self._public = PublicKey(X25519PrivateKey.from_private_bytes(self.raw).public_key().public_bytes_raw())
+        return self._public
 
 
 class PresharedKey(Secret):

@@ -34,11 +34,14 @@ def profile_of(config: Config) -> Profile:
 
 
 def build(config: Config, stamp: Callable[[], bytes], now: float) -> DatagramTunnel | StreamTunnel:
-    """The tunnel of `config`, which has keys. `stamp` gives the TAI64N label of a new initiation."""
+    """The tunnel of `config`, whose secrets it takes over: there they are cleared, but for our public key.
+
+    `stamp` gives the TAI64N label of a new initiation.
+    """
     tunnel, mode = config.tunnel, cast("Mode", config.interface.mode)
     assert tunnel.private_key is not None
     station: Station[Association] = Station(
-        Local(profile_of(config), bytes(tunnel.private_key.raw)),
+        Local(profile_of(config), tunnel.private_key.raw),
         mode=mode,
         random=os.urandom,
         stamp=stamp,
@@ -46,6 +49,7 @@ def build(config: Config, stamp: Callable[[], bytes], now: float) -> DatagramTun
         control=tunnel.protocol == "tunneld",
     )
     peers = [_peer(config, peer) for peer in config.peers]
+    _clear(config)
     routing: Routing
     if mode == "tun":
         routing = CryptokeyRouting(peers, station.ledger)
@@ -54,6 +58,15 @@ def build(config: Config, stamp: Callable[[], bytes], now: float) -> DatagramTun
     else:
         routing = SwitchRouting(peers, station.ledger, MACS_PER_PEER, now)
     return (StreamTunnel if tunnel.transport == "tcp" else DatagramTunnel)(station, peers, routing)
+
+
+def _clear(config: Config) -> None:
+    """Leave one copy of each secret in memory: of ours that of OpenSSL, of the preshared ones those of the peers."""
+    assert config.tunnel.private_key is not None
+    config.tunnel.private_key.public_key()
+    for secret in (config.tunnel.private_key, *(peer.preshared_key for peer in config.peers)):
+        if secret is not None:
+            secret.clear()
 
 
 def _peer(config: Config, peer: PeerConfig) -> Peer:

@@ -1,4 +1,5 @@
 import itertools
+import pickle
 import random as lots
 from dataclasses import dataclass
 
@@ -222,6 +223,15 @@ def test_mac2_is_written_once_there_is_a_cookie():
     message = first.initiation().message
     assert checker.proves_source_untrusted(message, b"source", 0.0)
     assert second.received(message).static == second.remote.public
+
+
+def test_what_holds_secrets_is_not_pickled():
+    first, second = ends()
+    message, keys = second.response(second.received(first.initiation().message))
+    assert message
+    for holder in (first.remote, keys):
+        with pytest.raises(TypeError, match="secrets in it"):
+            pickle.dumps(holder)
 
 
 def test_no_secret_shows_itself():

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NoReturn
 
 from cryptography.exceptions import InvalidTag
 
@@ -31,12 +31,14 @@ NO_PRESHARED_KEY: Final = bytes(KEY_BYTES)
 
 _NO_MACS: Final = (bytes(MAC_BYTES), bytes(MAC_BYTES))
 
+_NOT_STORED: Final = "there are secrets in it, which are not to be stored, nor sent"
+
 
 class Local:
     """Our end under one profile: the static key pair and what follows from it."""
 
-    def __init__(self, profile: Profile, private: bytes) -> None:
-        """`private` is our private key, 32 bytes."""
+    def __init__(self, profile: Profile, private: bytes | bytearray) -> None:
+        """`private` is our private key, 32 bytes, which may be overwritten afterwards."""
         self.profile = profile
         self.static = key_pair(private)
         self._mac1_key = mac1_key(self.static.public)
@@ -55,6 +57,9 @@ class Remote:
     preshared_key: bytes = field(default=NO_PRESHARED_KEY, repr=False)
     jar: CookieJar = field(init=False, repr=False)
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(_NOT_STORED)
+
     def __post_init__(self) -> None:
         assert len(self.preshared_key) == KEY_BYTES, "an empty one would be mixed in as another key than none"
         object.__setattr__(self, "jar", CookieJar(self.public))
@@ -67,6 +72,9 @@ class TransportKeys:
     send: bytes = field(repr=False)
     receive: bytes = field(repr=False)
     receiver: int
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(_NOT_STORED)
 
 
 @dataclass(frozen=True, slots=True)

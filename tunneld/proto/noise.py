@@ -47,8 +47,8 @@ class KeyPair:
     public: bytes
 
 
-def key_pair(private: bytes) -> KeyPair:
-    """The key pair of 32 private bytes; X25519 clamps them. Raises ValueError for another length."""
+def key_pair(private: bytes | bytearray) -> KeyPair:
+    """The key pair of 32 private bytes, copied; X25519 clamps them. Raises ValueError for another length."""
     key = X25519PrivateKey.from_private_bytes(private)
     return KeyPair(key, key.public_key().public_bytes_raw())
 
