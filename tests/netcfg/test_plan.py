@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from ipaddress import ip_interface, ip_network
+from time import perf_counter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunneld.netcfg.model import ROUTE_METRIC, Address, Link, Observed, Route, Wish
+from tunneld.netcfg.model import PROTOCOL, ROUTE_METRIC, Address, Link, Observed, Route, Wish
 from tunneld.netcfg.operation import (
     AddressAdd,
     AddressDel,
@@ -161,6 +162,18 @@ def test_a_route_that_the_kernel_would_prefer_is_a_rival_and_a_worse_one_is_not(
     worse = Route(ip_network("10.20.0.0/16"), "eth1", metric=100)
     assert len(faults(wish, Observed((ETH, TUN), routes=(better, worse)))) == 1
     assert len(commands(wish, Observed((ETH, TUN), routes=(worse,)))) == 3
+
+
+def test_thousands_of_routes_are_compared_and_taken_back_within_a_second():
+    prefixes = [f"10.{high}.{low}.0/24" for high in range(16) for low in range(256)]
+    wish = wish_of("tun", [], prefixes)
+    there = tuple(Route(prefix, "t0", protocol=PROTOCOL) for prefix in wish.routes)
+    observed = Observed((ETH, replace(TUN, state="up")), routes=there)
+    undo = [RouteDel("t0", prefix) for prefix in wish.routes]
+    begun = perf_counter()
+    assert commands(wish, observed) == []
+    assert len(sweep(undo, {"t0": 7}, observed).operations) == len(undo)
+    assert perf_counter() - begun < 1
 
 
 def test_a_route_that_is_as_wished_is_left_as_it_is():

@@ -10,10 +10,11 @@ What is foreign is never replaced: where it is in the way, `plan` raises every f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from tunneld.netcfg.model import IPV6_MIN_MTU, ROUTE_METRIC, Cidr, Link, Observed, Prefix, Wish
+from tunneld.netcfg.model import IPV6_MIN_MTU, ROUTE_METRIC, Cidr, Link, Observed, Prefix, Route, Wish
 from tunneld.netcfg.operation import (
     IFA_F_NODAD,
     AddressAdd,
@@ -71,9 +72,10 @@ def _faults(wish: Wish, device: Link, observed: Observed) -> Iterator[tuple[str,
             yield "bridge", f"{device.name} is a port of {device.master}; run: ip link set dev {device.name} nomaster"
     for address in wish.addresses:
         yield from (("addresses", message) for message in _overlaps(wish, address, observed))
+    beside, listed = _by_destination(observed.routes), frozenset(wish.listed)
     for prefix in wish.routes:
-        key = "routes" if prefix in wish.listed else "allowed_ips"
-        yield from ((key, message) for message in _rivals(wish, prefix, observed))
+        key = "routes" if prefix in listed else "allowed_ips"
+        yield from ((key, message) for message in _rivals(wish, prefix, beside.get(prefix, ())))
 
 
 def _overlaps(wish: Wish, address: Cidr, observed: Observed) -> Iterator[str]:
@@ -85,11 +87,19 @@ def _overlaps(wish: Wish, address: Cidr, observed: Observed) -> Iterator[str]:
             yield f"{address} already on {other.link}{form}; choose another subnet"
 
 
-def _rivals(wish: Wish, prefix: Prefix, observed: Observed) -> Iterator[str]:
-    """Routes that the kernel would not let stand beside ours, or would prefer to it."""
-    for route in observed.routes:
+def _by_destination(routes: Iterable[Route]) -> dict[Prefix, list[Route]]:
+    # Thousands may be wished and thousands be there: each compared with each would take a minute.
+    found: defaultdict[Prefix, list[Route]] = defaultdict(list)
+    for route in routes:
+        found[route.destination].append(route)
+    return found
+
+
+def _rivals(wish: Wish, prefix: Prefix, beside: Iterable[Route]) -> Iterator[str]:
+    """Routes that the kernel would not let stand beside ours, or would prefer to it. `beside` has our destination."""
+    for route in beside:
         ours = route.link == wish.holder and not route.gateway
-        if route.destination == prefix and not ours and route.metric <= ROUTE_METRIC[prefix.version]:
+        if not ours and route.metric <= ROUTE_METRIC[prefix.version]:
             yield f"there is a route already: {route}; delete it, or take {prefix} out of the configuration"
 
 

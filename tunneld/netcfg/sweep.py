@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
-from tunneld.netcfg.model import PROTOCOL, Link, Observed
+from tunneld.netcfg.model import PROTOCOL, Link, Observed, Prefix
 from tunneld.netcfg.operation import (
     AddressAdd,
     AddressDel,
@@ -37,6 +37,7 @@ def sweep(undo: Sequence[Operation], links: Mapping[str, int], observed: Observe
     by_index = {link.index: link.name for link in observed.links}
     names = {name: by_index[index] for name, index in links.items() if index in by_index}
     known = {operation.link for operation in undo if isinstance(operation, PortLeave)} | {*links, *names.values()}
+    standing = {(route.destination, route.link, route.protocol) for route in observed.routes}
     operations: list[Operation] = []
     spared: list[str] = []
     for planned in undo:
@@ -44,7 +45,7 @@ def sweep(undo: Sequence[Operation], links: Mapping[str, int], observed: Observe
         link = observed.link(operation.link)
         if link is None or links.get(link.name, link.index) != link.index:
             continue
-        objection = _objection(operation, link, known, observed)
+        objection = _objection(operation, link, known, observed, standing)
         if objection is None:
             operations.append(operation)
         elif objection:
@@ -69,7 +70,9 @@ def leftovers(name: str, interface: str | None, observed: Observed) -> tuple[Ope
     )
 
 
-def _objection(operation: Operation, link: Link, known: set[str], observed: Observed) -> str | None:
+def _objection(
+    operation: Operation, link: Link, known: set[str], observed: Observed, standing: Set[tuple[Prefix, str, int]]
+) -> str | None:
     """None when the operation may go on; "" when there is nothing left to do; else whose it is by now."""
     others = sorted(observed.ports(link.name) - known)
     match operation:
@@ -86,9 +89,7 @@ def _objection(operation: Operation, link: Link, known: set[str], observed: Obse
         case LinkLocalFlush() | MulticastDel() if others:
             return ""
         case RouteDel(destination=destination, protocol=protocol):
-            mine = (destination, link.name, protocol)
-            found = any((route.destination, route.link, route.protocol) == mine for route in observed.routes)
-            return None if found else ""
+            return None if (destination, link.name, protocol) in standing else ""
         case AddressAdd():
             return None
     return None
