@@ -1,8 +1,8 @@
 """`python -m tunneld.lab.clocked FILE`: `tunneld run FILE` by a clock that each SIGUSR1 moves on by two minutes.
 
 What the protocol does after minutes is seen within seconds so, on a real daemon. With `--wall FILE` its wall clock is
-off by as many seconds as FILE says, which may change. The daemon itself has no such switches: here the one place where
-it reads the clocks is replaced before it starts.
+off by as many seconds as FILE says, which may change. The daemon itself has no such switches: here the one place
+where it reads the clocks is replaced before it starts.
 """
 
 from __future__ import annotations
