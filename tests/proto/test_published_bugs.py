@@ -25,7 +25,7 @@ the bug would fail it.
     simpletun            simpletun     proto
 
 proto is this file; system is tests/system/test_published_bugs.py, with real daemons. CVE-2019-14899, CVE-2021-3773,
-CVE-2023-35838, CVE-2023-36672 and CVE-2024-3661 are of routes, firewall tables and NAT that this version does not make.
+CVE-2023-35838, CVE-2023-36672 and CVE-2024-3661 are of routes, firewalls and NAT that this version does not make.
 
 Two ends, a and b, speak as in ends.py; x is whoever attacks them.
 """
