@@ -8,7 +8,7 @@ Theory of operation
 - Back-pressure is one bit a port. One that could not send everything is `blocked`: its writer is armed, and the
   tunnel keeps what is for it. While every port is blocked the device is not read; the kernel's transmit queue then
   fills and drops, as it does for any slow link. What the peers send is read all the while.
-- The tunnel is asked for what is due when its own deadline says so, half a second after any traffic, and every second
+- The tunnel is asked for what is due when its own deadline says so, half a second after any traffic, and every 2 s
   while it has a deadline at all: the loop's clock stands still while the machine sleeps, and the tunnel's does not.
 - The pump never closes what it was given while the loop still watches it: a descriptor is taken off the
   loop first, always, since uvloop aborts the process otherwise.
@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NoReturn, Protocol
 
@@ -36,7 +37,7 @@ DEVICE_BATCH = 16
 # Seconds from traffic to the next look at the tunnel's deadlines, of which the shortest is longer.
 LOOK_SOON = 0.5
 # Seconds between two looks at most, while there is a deadline.
-LOOK_AT_LEAST = 1.0
+LOOK_AT_LEAST = 2.0
 
 
 class Tunnel(Protocol):
@@ -97,6 +98,7 @@ class Pump:
         self._counters = Counters()
         self._timer: asyncio.TimerHandle | None = None
         self._look_at = 0.0
+        self._turned = asyncio.Event()
         self.last_received: float | None = None
 
     def drops(self) -> Counter[Reason]:
@@ -114,6 +116,13 @@ class Pump:
         if self._device is not None:
             _add(counters, self._device)
         return asdict(counters)
+
+    async def turned(self, seconds: float) -> None:
+        """Wait until something came, went or was due since the last call, `seconds` at most. For one waiter."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._turned.wait()
+        self._turned.clear()
 
     async def drive(self, device: Device) -> NoReturn:
         """Use `device` until it is lost. Raises DeviceLostError; the caller closes the device."""
@@ -153,6 +162,7 @@ class Pump:
 
     def _turn(self, step: Callable[..., None], *port: Port) -> None:
         """One callback of the loop, which would log an exception and go on: tell whoever awaits the end instead."""
+        self._turned.set()
         try:
             step(*port)
         except DeviceLostError as lost:
@@ -292,6 +302,7 @@ class Pump:
         self._blocked.discard(port)
         self._own_drops += port.drops
         self._tunnel.close(port)
+        self._turned.set()
         if not self._ports:
             self._disarm()
         self._watch_device()

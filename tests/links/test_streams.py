@@ -35,6 +35,23 @@ from tunneld.proto.session import Session
 # --- one connection
 
 
+async def test_two_ends_with_nothing_to_say_rest_and_tell_what_happens_at_once():
+    async with joined() as (a, b):
+        looks, poll_event = 0, a.tunnel.poll_event
+
+        def counted():
+            nonlocal looks
+            looks += 1
+            return poll_event()
+
+        await until(lambda: a.now("b").startswith("up"))
+        a.tunnel.poll_event = counted
+        await asyncio.sleep(1.0)
+        assert looks < 0.5 / streams.TICK
+        b.say_goodbye()
+        await until(lambda: a.states["b"].state.value != "up", 0.5)
+
+
 @pytest.mark.parametrize("times", [5, pytest.param(200, marks=[pytest.mark.long, pytest.mark.timeout(300)])])
 async def test_an_end_comes_back_after_every_end_of_its_connection_and_nothing_is_left_behind(times):
     async with joined() as (a, b):

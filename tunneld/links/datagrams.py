@@ -31,8 +31,9 @@ from tunneld.proto.source import Address
 from tunneld.pump import Pump
 from tunneld.tasks import bare
 
-# How often events are told, in seconds; a flood of them is one by then.
+# How often events are told at most and at least, in seconds; a flood of them is one by then.
 TICK = 0.2
+TELL_AT_LEAST = 2.0
 # A socket that served this long, in seconds, was no failure: the next delay is the first again.
 HELD = 10.0
 # So many initiations go to one address before the next has its turn.
@@ -166,6 +167,7 @@ class DatagramPeers:
             for state in self._states.values():
                 state.settle()
             await asyncio.sleep(TICK)
+            await self._pump.turned(TELL_AT_LEAST)
 
     def _tell_trouble(self, remote: Address, said: str) -> None:
         """What ICMP says of a peer that we are calling; it is easily forged, so one that answers is not concerned."""

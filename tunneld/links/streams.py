@@ -19,6 +19,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from ipaddress import ip_address, ip_network
 from typing import NoReturn
 
@@ -30,7 +31,7 @@ from tunneld.edge.doorstep import first_message, leave
 from tunneld.edge.tcp import TcpLink
 from tunneld.links.dial import Dialler
 from tunneld.links.state import PeerState, State
-from tunneld.links.tcp import HELD, SILENCE, WATCH_PAUSE
+from tunneld.links.tcp import HELD, SILENCE, WATCH_PAUSE, give_up_on_silence
 from tunneld.proto.backoff import Backoff
 from tunneld.proto.errors import BadPacket, LinkDown
 from tunneld.proto.events import Established, SaidGoodbye, Stalled, Superseded, Unconfirmed
@@ -45,8 +46,9 @@ log = logging.getLogger("tunneld.tcp")
 HANDSHAKE_TIMEOUT = 5.0
 MOST_STRANGERS = 128
 MOST_STRANGERS_OF_AN_ADDRESS = 8
-# How often events are told, in seconds; a flood of them is one by then.
+# How often events are told at most and at least, in seconds; a flood of them is one by then.
 TICK = 0.1
+TELL_AT_LEAST = 2.0
 # After this, in seconds, own packets end the delay before the next try to connect.
 PATIENCE = 1.0
 # How long to leave the listener alone when the system has no descriptor for another connection, and for how long not
@@ -98,6 +100,7 @@ class StreamPeers:
         self._strangers: dict[Stranger, None] = {}
         self._links: set[TcpLink] = set()
         self._left: set[str] = set()
+        self._looked = asyncio.Event()
         self._why = {peer.name: "starting" for peer in tunnel.peers}
 
     async def run(self) -> NoReturn:
@@ -153,18 +156,16 @@ class StreamPeers:
             elif peer.name not in self._left or peer.wanted or 0 < peer.keepalive <= self._clock() - since:
                 self._left.discard(peer.name)
                 return
-            await asyncio.sleep(TICK)
+            await self._looked.wait()
 
     async def _pause(self, peer: Peer, delay: float) -> None:
         """Wait `delay` seconds, but not much more than one if somebody has packets for the peer."""
-        end = self._clock() + delay
         peer.wanted = False
         await asyncio.sleep(min(delay, PATIENCE))
-        while True:
-            left = end - self._clock()
-            if left <= 0 or peer.wanted:
-                return
-            await asyncio.sleep(min(left, TICK))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(delay - PATIENCE):
+                while not peer.wanted:
+                    await self._looked.wait()
 
     async def _carry_ours(self, peer: Peer, link: TcpLink) -> NoReturn:
         """Make a session, and carry packets until the link goes down. Raises LinkDown."""
@@ -333,7 +334,11 @@ class StreamPeers:
             self._tell()
             for state in self._states.values():
                 state.settle()
+            # Whoever waits for this looks now, and waits for the next time.
+            self._looked.set()
+            self._looked.clear()
             await asyncio.sleep(TICK)
+            await self._pump.turned(TELL_AT_LEAST)
 
     def _tell(self) -> None:
         while (event := self._tunnel.poll_event()) is not None:
@@ -358,7 +363,5 @@ class StreamPeers:
     async def _watch_forever(self) -> NoReturn:
         """Find the half-open connections that the kernel would find too late."""
         while True:
-            await asyncio.sleep(WATCH_PAUSE)
-            for link in tuple(self._links):
-                if link.silence() > SILENCE:
-                    link.give_up(f"nothing came from the peer for {SILENCE:.0f} s, not even a keepalive")
+            longest = max((give_up_on_silence(link) for link in tuple(self._links)), default=0.0)
+            await asyncio.sleep(max(SILENCE - longest, WATCH_PAUSE))

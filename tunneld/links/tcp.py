@@ -188,9 +188,16 @@ class TcpPeer:
     async def _watch_forever(self) -> NoReturn:
         """Find the half-open connections that the kernel would find too late."""
         while True:
-            await asyncio.sleep(WATCH_PAUSE)
-            if self._current is not None and self._current.silence() > SILENCE:
-                self._current.give_up(f"nothing came from the peer for {SILENCE:.0f} s, not even a keepalive")
+            silence = 0.0 if self._current is None else give_up_on_silence(self._current)
+            await asyncio.sleep(max(SILENCE - silence, WATCH_PAUSE))
+
+
+def give_up_on_silence(link: TcpLink) -> float:
+    """For how many seconds nothing came; if they are too many the link ends."""
+    silence = link.silence()
+    if silence > SILENCE:
+        link.give_up(f"nothing came from the peer for {SILENCE:.0f} s, not even a keepalive")
+    return silence
 
 
 async def _accept(listener: socket.socket) -> TcpLink:

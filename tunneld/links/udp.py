@@ -33,7 +33,7 @@ from tunneld.pump import Pump
 from tunneld.tasks import bare
 
 # How often the state is brought up to date, in seconds.
-TICK = 0.5
+TICK = 1.0
 # How long what we send to one address of a name may stay unanswered before the next address is tried, in seconds.
 PATIENCE = 10.0
 HOLD = f"{FIRST_SENDER_HOLD:.0f} s"
