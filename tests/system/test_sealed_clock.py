@@ -42,8 +42,8 @@ async def test_a_wall_clock_that_is_set_stops_no_packet_no_rekey_and_no_restart(
     set_wall(hosts.right, 0)
     answering = "".join(line for line in setup.left(hosts).splitlines(keepends=True) if "endpoint" not in line)
     left = Daemon.start(hosts.left, answering, name=NAME)
-    right = clocked(hosts.right, setup.right(hosts))
     await left.wait_ready()
+    right = clocked(hosts.right, setup.right(hosts))
     await right.wait_ready()
     await wait_reachable(hosts.right, INSIDE["v4"][0])
     async with traffic(hosts) as streams:
