@@ -113,6 +113,28 @@ def test_every_verb_and_flag_is_in_the_manual_and_back():
     }
 
 
+def test_every_command_of_the_pages_is_one():
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("configs/*"), *ROOT.glob("systemd/*")]
+    verbs = {command.path for command in walk(parser())}
+    for page in pages:
+        assert unknown_commands(page.read_text(), verbs) == [], page
+
+
+def test_a_command_that_is_none_is_noticed():
+    verbs = {("run",), ("peer",), ("peer", "reset-timestamp")}
+    text = "`tunneld peer reset-timestamp A B` or `tunneld peer forget`\n```\ntunneld run x; (tunneld status)\n```\n"
+    assert unknown_commands(text, verbs) == ["peer forget", "status"]
+
+
+def unknown_commands(text: str, verbs: set[tuple[str, ...]]) -> list[str]:
+    """The commands in the code of a page, or on a line of its comments, whose verb or action does not exist."""
+    code = "\n".join(re.findall(r"^```.*?^```$|`[^`]+`|^#  +.*$", text, flags=re.S | re.M))
+    found = re.findall(r"(?:^|[`(;&|#]|/bin/) *tunneld ([a-z]+)(?![\w-])(?: ([a-z-]+))?", code, flags=re.M)
+    actions = {path[0] for path in verbs if len(path) > 1}
+    words = [(verb, action) if verb in actions else (verb,) for verb, action in found]
+    return [" ".join(each) for each in words if each not in verbs]
+
+
 def test_the_synopsis_of_a_verb_names_the_flags_that_follow():
     for verb, section in sections(MANUAL).items():
         synopsis, _, rest = section.partition("\n")
