@@ -157,7 +157,7 @@ async def test_a_peer_that_does_not_read_stops_the_device_and_nothing_else(pump)
         async with running((ticks := Ticks()).run()):
             await flood(device, big, 1.0)
         assert device.device.packets_read == paused
-        assert 0 < link.unsent <= tcp.UNSENT_LIMIT
+        assert 0 < link._unsent_bytes <= tcp.UNSENT_LIMIT
         assert resident() - memory < 8 << 20
         assert ticks.longest < 0.25
 

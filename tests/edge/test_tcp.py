@@ -163,9 +163,9 @@ async def test_a_peer_that_does_not_read_costs_512_kib_and_no_more():
         taken = 0
         for _ in range(10_000):
             taken += link.send_batch([message] * 16)
-            assert link.unsent <= tcp.UNSENT_LIMIT
+            assert link._unsent_bytes <= tcp.UNSENT_LIMIT
         assert link.blocked
-        assert link.unsent > tcp.UNSENT_LIMIT - 1402
+        assert link._unsent_bytes > tcp.UNSENT_LIMIT - 1402
         assert link.send_batch([message]) == 0
         link.flush()
 
@@ -180,7 +180,7 @@ async def test_a_peer_that_does_not_read_costs_512_kib_and_no_more():
             link.flush()
             await asyncio.sleep(0.001)
         assert await reading == 0
-        assert link.unsent == 0
+        assert link._unsent_bytes == 0
         assert link.send_batch([message]) == 1
 
 
@@ -188,9 +188,9 @@ async def test_a_batch_that_does_not_fit_is_cut_between_messages():
     async with link_and_socket(receive_buffer=1024) as (link, _peer):
         while link.send_batch([bytes(60_000)] * 4) == 4:
             pass
-        room = tcp.UNSENT_LIMIT - link.unsent
+        room = tcp.UNSENT_LIMIT - link._unsent_bytes
         assert link.send_batch([bytes(room - 3), b"", b"x"]) == 1
-        assert link.unsent == tcp.UNSENT_LIMIT - 1
+        assert link._unsent_bytes == tcp.UNSENT_LIMIT - 1
 
 
 # --- making connections

@@ -294,7 +294,7 @@ async def test_a_peer_that_does_not_read_costs_the_others_nothing_and_us_no_memo
             assert beside >= 0.9 * alone
             assert late < 0.1
             link = association(hub.tunnel, "c").link
-            assert 0 < link.unsent <= UNSENT_LIMIT
+            assert 0 < link._unsent_bytes <= UNSENT_LIMIT
             assert len(association(hub.tunnel, "c")._staged) == MAX_QUEUED_PACKETS
             assert hub.pump.drops()[Reason.QUEUE_FULL] > 0
             assert hub.up("c")

@@ -294,7 +294,7 @@ def test_cve_2017_7479_openvpn_crashed_when_its_counters_ended(profile):
     later = NOW + 10
     a.enqueue([PACKET], later)
     a.enqueue([PACKET], later)
-    assert current.sent == REJECT_AFTER_MESSAGES
+    assert current._next == REJECT_AFTER_MESSAGES
     assert current.seal_batch([b""], later) == []
     wire.settle(later)
     assert association(a).slots.current is not current

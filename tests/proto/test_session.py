@@ -167,7 +167,7 @@ def test_old_keys_neither_seal_nor_open(profile, age):
     assert ours.can_seal(REJECT_AFTER_TIME - 0.001)
     assert not ours.can_seal(age)
     assert ours.seal_batch([b"1", b"2"], age) == []
-    assert (ours.drops, ours.sent) == ({Reason.EXPIRED: 2}, 2)
+    assert (ours.drops, ours._next) == ({Reason.EXPIRED: 2}, 2)
 
 
 def test_who_asks_for_new_keys_and_when(profile):
@@ -203,7 +203,7 @@ def test_counters_end_and_never_wrap(profile):
     assert not ours.can_seal(0.0)
     assert ours.seal_batch([b"3"], 0.0) == []
     assert ours.reserve_block() is None
-    assert ours.sent == REJECT_AFTER_MESSAGES
+    assert ours._next == REJECT_AFTER_MESSAGES
     assert ours.drops == {Reason.EXPIRED: 4}
     assert theirs.open_batch_untrusted([last, first], 0.0).plaintexts == [b"2", b"1"]
 
@@ -256,11 +256,11 @@ def test_a_super_packet_owns_its_block_and_counters_only_grow():
     counters = [int.from_bytes(message[8:16], "big") for message in ours.seal_batch([b""] * 3, 0.0)]
     assert counters == [128, 129, 130]
     assert ours.reserve_block() == 192
-    assert ours.sent == 256
+    assert ours._next == 256
     choose = random.Random(8)
     slices, singles = set(), set()
     for _ in range(2000):
-        before = ours.sent
+        before = ours._next
         if choose.random() < 0.3:
             first = ours.reserve_block()
             assert first % BLOCK_COUNTERS == 0
@@ -331,7 +331,7 @@ def test_a_failure_while_sealing_spends_the_counters(profile):
     ours, _ = pair(profile)
     with pytest.raises(TypeError):
         ours.seal_batch([b"good", ["not bytes"]], 0.0)
-    assert ours.sent == 2
+    assert ours._next == 2
 
 
 def test_no_key_is_shown(profile):

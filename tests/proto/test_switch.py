@@ -80,15 +80,6 @@ def test_an_address_of_the_device_cannot_be_taken_but_the_device_takes(switch):
     assert switch.addresses("a", 1.0) == []
 
 
-def test_the_addresses_of_a_peer_that_went_are_free(switch):
-    forward(switch, "a", mac(1), BROADCAST)
-    switch.remove("a")
-    assert forward(switch, "b", mac(2), mac(1)) == ["c", "dev"]
-    assert forward(switch, "b", mac(1), BROADCAST) == ["c", "dev"]
-    switch.add("a", now=1.0)
-    assert forward(switch, "c", mac(3), BROADCAST) == ["a", "b", "dev"]
-
-
 @pytest.mark.parametrize("last", range(16))
 @pytest.mark.parametrize("port", ["a", "dev"])
 def test_frames_of_the_link_itself_are_dropped_both_ways_and_teach_nothing(switch, port, last):

@@ -73,11 +73,6 @@ class TcpLink:
         return self._unsent_bytes > 0
 
     @property
-    def unsent(self) -> int:
-        """Bytes that wait in our memory for the socket, ≤ 512 KiB."""
-        return self._unsent_bytes
-
-    @property
     def ip(self) -> bytes:
         """The address of `remote`, 4 or 16 bytes."""
         return socket.inet_pton(addresses.family_of(self.remote), self.remote[0])

@@ -44,10 +44,6 @@ class AllowedIPs(Generic[P]):
         for network, owner in left.items():
             self.insert((network,), owner)
 
-    def networks(self, peer: P) -> list[Network]:
-        """The prefixes that belong to `peer` now, in the order in which they were first inserted."""
-        return [network for network, owner in self._owners.items() if owner == peer]
-
     def destination(self, packet: Buffer) -> P | None:
         """The peer to which `packet`, read from the device, is to go; None for nobody's, and for no IP packet."""
         version = packet[0] >> 4 if packet else 0

@@ -111,11 +111,6 @@ class Session:
     def __repr__(self) -> str:
         return f"Session(local_index={self.local_index:#010x}, remote_index={self.remote_index:#010x})"
 
-    @property
-    def sent(self) -> int:
-        """How many counters were spent, which is also the next one."""
-        return self._next
-
     def alive(self, now: float) -> bool:
         """Whether the keys are young enough for use, in either direction."""
         return now - self.born < REJECT_AFTER_TIME

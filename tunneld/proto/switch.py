@@ -4,10 +4,10 @@ Policy
 
 - An address is learnt from the source of a frame and forgotten after 300 s without one. All VLANs share the
   table.
-- An address belongs to the peer that used it first until it is forgotten or that peer goes: a frame with it
-  from another peer is dropped, so nobody can draw another peer's traffic to itself. The price is that a host
-  which moves between two peers is cut off until its old peer has been silent about it for 300 s. The device
-  is our own side: what comes from there is believed and moves an address at once.
+- An address belongs to the peer that used it first until it is forgotten: a frame with it from another peer is
+  dropped, so nobody can draw another peer's traffic to itself. The price is that a host which moves between two
+  peers is cut off until its old peer has been silent about it for 300 s. The device is our own side: what comes
+  from there is believed and moves an address at once.
 - A peer has at most 64 addresses. A frame with one more is dropped, not flooded unlearnt: otherwise the answers
   to it would go to everybody, which is what a flood of addresses is for.
 - Frames to 01:80:c2:00:00:00..0f (spanning tree, LLDP, pause, LACP) stay on their link and are dropped.
@@ -95,12 +95,6 @@ class Switch(Generic[P]):
         """A port for `peer`, which must not have one yet."""
         assert peer not in self._ports
         self._ports[peer] = Port(peer, now)
-
-    def remove(self, peer: P) -> None:
-        """Forget `peer` and its addresses, which may appear elsewhere from now on. Raises KeyError."""
-        port = self._ports.pop(peer)
-        for mac in port.seen:
-            del self._table[mac]
 
     def addresses(self, name: P, now: float) -> list[bytes]:
         """The addresses known behind a port, the one that was silent longest first. Raises KeyError."""
