@@ -77,6 +77,26 @@ def test_plain_knows_its_peer_by_the_link_alone():
     assert {peer[key] for key in ("public_key", "endpoint", "latest_handshake", "sent_bytes", "loss")} == {None}
 
 
+TWO = (Endpoint("vpn.example.org", 5), Endpoint("192.0.2.3", 6))
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "state", "link", "told"),
+    [
+        (TWO, State.UP, "udp 192.0.2.1:5 → 192.0.2.3:6", "192.0.2.3:6"),
+        (TWO, State.UP, "tcp 192.0.2.1:5 ← 192.0.2.3:40000", "vpn.example.org:5, 192.0.2.3:6"),
+        (TWO, State.CONNECTING, "udp 192.0.2.1:5 → 192.0.2.3:6", "vpn.example.org:5, 192.0.2.3:6"),
+        (TWO, State.DOWN, None, "vpn.example.org:5, 192.0.2.3:6"),
+        (TWO[:1], State.UP, "udp 192.0.2.1:5 → 192.0.2.2:5", "vpn.example.org:5"),
+        ((), State.UP, "udp 192.0.2.1:5 → 192.0.2.2:5", None),
+    ],
+)
+def test_of_several_endpoints_the_one_in_use_is_told_and_else_all(endpoints, state, link, told):
+    one = Told(sealed_config("a", endpoints=endpoints))
+    one.states["a"].become(state, "because", link=link)
+    assert one.status()["peers"][0]["endpoint"] == told
+
+
 def test_a_sealed_peer_has_its_public_key_and_its_figures():
     config = sealed_config("a", endpoints=(Endpoint("192.0.2.2", 5), Endpoint("192.0.2.3", 6)), keepalive=25)
     told = Told(config)
@@ -92,7 +112,7 @@ def test_a_sealed_peer_has_its_public_key_and_its_figures():
         {
             "name": "a",
             "public_key": str(key_of("a").public_key()),
-            "endpoint": "192.0.2.2:5",
+            "endpoint": "192.0.2.2:5, 192.0.2.3:6",
             "allowed_ips": [str(ip_network("10.9.0.2/32"))],
             "keepalive": 25,
             "state": "down",

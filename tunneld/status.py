@@ -76,7 +76,7 @@ class StatusTeller:
         return {
             "name": config.name,
             "public_key": None if config.public_key is None else str(config.public_key),
-            "endpoint": str(config.endpoints[0]) if config.endpoints else None,
+            "endpoint": _endpoint(config, state),
             "allowed_ips": [str(network) for network in config.allowed_ips],
             "keepalive": config.keepalive,
             "state": state.state.value,
@@ -91,6 +91,15 @@ class StatusTeller:
             "loss": peer.prober.loss if peer else None,
             "differences": [difference.sentence for difference in peer.differences] if peer else [],
         }
+
+
+def _endpoint(config: PeerConfig, state: PeerState) -> str | None:
+    """The one that is configured; of several the address that is in use, or all while none is."""
+    # A link is written with the arrow from who opened it; where the peer did, the address is none of its endpoints.
+    _, ours, remote = (state.link or "").partition(" → ")
+    if len(config.endpoints) > 1 and ours and state.state is State.UP:
+        return remote
+    return ", ".join(map(str, config.endpoints)) or None
 
 
 def _age(moment: float | None, now: float) -> float | None:
