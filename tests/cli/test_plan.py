@@ -162,11 +162,15 @@ def test_a_configuration_with_faults_is_not_planned(plan):
     assert "did you mean" in said[0]
 
 
-def test_no_capability_is_needed(space, tmp_path):
+@pytest.mark.parametrize("may_look", [True, False])
+def test_no_capability_is_needed(space, tmp_path, may_look):
     path = written(tmp_path, TUN)
     code = f"{DROP}; from tunneld.cli.main import main; sys.exit(main(['plan', {str(path)!r}]))"
-    run = partial(subprocess.run, [sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    done = netns.call_in(space, run)
+    env = os.environ | {"RUNTIME_DIRECTORY": str(tmp_path)}
+    run = partial(subprocess.run, [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    with instance.hold(tmp_path, "office"):
+        (tmp_path / "office.lock").chmod(0o600 if may_look else 0)
+        done = netns.call_in(space, run)
     assert (done.returncode, done.stdout.splitlines()) == (0, COMMANDS)
 
 

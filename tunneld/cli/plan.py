@@ -44,15 +44,13 @@ def _commands(config: Config, wish: Wish) -> list[str]:
     """Raises ConfigErrors with every fault of the kernel's and of the ports', KernelError."""
     import asyncio
 
-    from tunneld import instance
-    from tunneld.control import run_dir
     from tunneld.netcfg.operation import spell
     from tunneld.netcfg.plan import plan
     from tunneld.proto.errors import ConfigError, ConfigErrors
 
     observed = asyncio.run(_observe(wish))
     # What a running daemon of this name holds is as it should be.
-    taken = [] if instance.is_held(run_dir(), config.name) else list(_taken(config, observed))
+    taken = [] if _runs(config.name) else list(_taken(config, observed))
     faults = [ConfigError(wish.file, 0, key, message) for key, message in taken]
     commands: list[str] = []
     if observed.link(wish.interface) is None:
@@ -65,6 +63,17 @@ def _commands(config: Config, wish: Wish) -> list[str]:
     if faults:
         raise ConfigErrors(faults)
     return commands
+
+
+def _runs(name: str) -> bool:
+    """Whether our daemon of this name runs. One that we may not look at is in the way like any other process."""
+    from tunneld import instance
+    from tunneld.control import run_dir
+
+    try:
+        return instance.is_held(run_dir(), name)
+    except PermissionError:
+        return False
 
 
 async def _observe(wish: Wish) -> Observed:
