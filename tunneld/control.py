@@ -21,6 +21,7 @@ from tunneld.edge import clock
 if TYPE_CHECKING:
     import asyncio
 
+SYSTEM_DIR = Path("/run/tunneld")
 MODE = 0o660
 LARGEST_REQUEST = 64 * 1024
 LARGEST_ANSWER = 64 * 1024 * 1024  # the status of some ten thousand peers
@@ -42,7 +43,7 @@ class PeerStatus(TypedDict):
 
     name: str
     public_key: str | None
-    endpoint: str | None
+    endpoint: str | None  # of several the address in use; "A:PORT, B:PORT" while none is
     allowed_ips: list[str]
     keepalive: int  # seconds, 0 for none
     state: str  # as in Status
@@ -105,12 +106,11 @@ def run_dir() -> Path:
     run a tunnel on it.
     """
     given = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
-    system = Path("/run/tunneld")
     own = os.environ.get("XDG_RUNTIME_DIR")
     if given:
         return Path(given)
-    if os.geteuid() == 0 or own is None or os.access(system, os.X_OK):
-        return system
+    if os.geteuid() == 0 or own is None or os.access(SYSTEM_DIR, os.X_OK):
+        return SYSTEM_DIR
     return Path(own) / "tunneld"
 
 

@@ -227,6 +227,29 @@ def test_nothing_runs(run_dir, capsys):
     assert json.loads(capsys.readouterr().out) == []
 
 
+def test_who_may_not_look_is_not_told_that_nothing_runs(run_dir, capsys, without_capabilities):
+    run_dir.chmod(0)
+    try:
+        assert without_capabilities(lambda: main(["show"])) == 1
+    finally:
+        run_dir.chmod(0o700)
+    assert capsys.readouterr().err == f"tunneld: {run_dir} is closed to this user; ask as root\n"
+
+
+def test_who_has_a_directory_of_his_own_is_told_of_that_of_root(run_dir, monkeypatch, capsys, without_capabilities):
+    of_root = run_dir / "system"
+    of_root.mkdir(mode=0)
+    monkeypatch.delenv("RUNTIME_DIRECTORY")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(run_dir))
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr("tunneld.control.SYSTEM_DIR", of_root)
+    monkeypatch.setattr("tunneld.cli.show.SYSTEM_DIR", of_root)
+    assert without_capabilities(lambda: main(["show", "left"])) == 1
+    assert capsys.readouterr().err == (
+        f"tunneld: left: not running as far as can be seen, but {of_root} is closed to this user; ask as root\n"
+    )
+
+
 @pytest.mark.usefixtures("left")
 async def test_a_tunnel_that_was_killed_does_not_hide_the_others(run_dir, capsys):
     with socket.socket(socket.AF_UNIX) as killed:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, cast
 
 from tunneld.cli.down import tunnel_name
-from tunneld.control import ControlError, NotRunning, request, run_dir, socket_path
+from tunneld.control import SYSTEM_DIR, ControlError, NotRunning, request, run_dir, socket_path
 from tunneld.remedies import REMEDIES
 from tunneld.text import duration, printable
 
@@ -37,7 +37,10 @@ def _show_one(name: str, as_json: bool) -> int:
     try:
         status = _status(name)
     except ControlError as error:
-        hint = f"; start it: tunneld run {printable(name)}" if isinstance(error, NotRunning) else ""
+        hint = ""
+        if isinstance(error, NotRunning):
+            closed = _closed()
+            hint = f" as far as can be seen, but {closed}" if closed else f"; start it: tunneld run {printable(name)}"
         print(f"tunneld: {printable(name)}: {error}{hint}", file=sys.stderr)
         return 1
     print(json.dumps(status, ensure_ascii=False, indent=2) if as_json else "\n".join(lines(status, _colourful())))
@@ -61,9 +64,20 @@ def _show_all(as_json: bool) -> int:
         print(json.dumps(found, ensure_ascii=False, indent=2))
     elif found:
         print("\n\n".join("\n".join(lines(status, _colourful())) for status in found))
-    elif not names:
+    if not names and (closed := _closed()):
+        print(f"tunneld: {closed}", file=sys.stderr)
+        failed = True
+    elif not names and not as_json:
         print(f"no tunnel runs here (no socket in {run_dir()})", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _closed() -> str:
+    """Where tunnels may run that this user cannot see, and what to do; "" if there is no such place."""
+    for place in (run_dir(), SYSTEM_DIR):
+        if place.is_dir() and not os.access(place, os.R_OK | os.X_OK):
+            return f"{place} is closed to this user; ask as root"
+    return ""
 
 
 def _status(name: str) -> Status:
