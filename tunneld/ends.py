@@ -14,6 +14,7 @@ from tunneld.config import Config
 from tunneld.diagnosis import Diagnosis
 from tunneld.edge import clock
 from tunneld.links.datagrams import DatagramPeers
+from tunneld.links.roster import Roster
 from tunneld.links.state import PeerState
 from tunneld.links.streams import StreamPeers
 from tunneld.links.tcp import TcpPeer
@@ -98,28 +99,10 @@ class Sealed:
 
     def open_link(self, sock: socket.socket | None) -> Runs:
         """Takes over the listening socket."""
-        configured = {peer.name: peer for peer in self._config.peers}
+        roster = Roster({peer.name: peer for peer in self._config.peers}, self._states, self._diagnosis)
         if isinstance(self.tunnel, StreamTunnel):
-            return StreamPeers(
-                self.pump,
-                self.tunnel,
-                configured,
-                self._states,
-                self._diagnosis,
-                bound=sock,
-                clock=clock.now,
-                random=random.random,
-            )
-        return DatagramPeers(
-            self.pump,
-            self.tunnel,
-            configured,
-            self._states,
-            self._diagnosis,
-            bound=sock,
-            clock=clock.now,
-            random=random.random,
-        )
+            return StreamPeers(self.pump, self.tunnel, roster, bound=sock, clock=clock.now, random=random.random)
+        return DatagramPeers(self.pump, self.tunnel, roster, bound=sock, clock=clock.now, random=random.random)
 
     async def tell(self) -> NoReturn:
         """Say in the log what those drops mean of which the links do not tell."""

@@ -21,6 +21,7 @@ from tunneld.config import Endpoint, PeerConfig
 from tunneld.diagnosis import Diagnosis
 from tunneld.edge import tcp
 from tunneld.keys import PublicKey
+from tunneld.links.roster import Roster
 from tunneld.links.state import PeerState
 from tunneld.links.streams import StreamPeers
 from tunneld.proto import handshake
@@ -70,9 +71,13 @@ class End:
         self.streams = StreamPeers(
             self.pump,
             self.tunnel,
-            {peer: PeerConfig(peer, endpoints, keepalive=keepalive) for peer, endpoints in peers.items()},
-            self.states,
-            Diagnosis("t", self.states, ours=PublicKey(public(name)), settings="as in the tests", clock=self.clock),
+            Roster(
+                {peer: PeerConfig(peer, endpoints, keepalive=keepalive) for peer, endpoints in peers.items()},
+                self.states,
+                Diagnosis(
+                    "t", self.states, ours=PublicKey(public(name)), settings="as in the tests", clock=self.clock
+                ),
+            ),
             bound=bound,
             clock=self.clock,
             random=random.Random(seed).random,

@@ -16,6 +16,7 @@ from tunneld.diagnosis import Diagnosis
 from tunneld.edge import udp
 from tunneld.keys import PublicKey
 from tunneld.links.datagrams import DatagramPeers
+from tunneld.links.roster import Roster
 from tunneld.links.state import PeerState
 from tunneld.proto.const import REKEY_TIMEOUT
 from tunneld.proto.errors import LinkDown, Reason
@@ -39,9 +40,13 @@ class End:
         self.peers = DatagramPeers(
             self.pump,
             self.tunnel,
-            {peer: PeerConfig(peer, endpoints) for peer, endpoints in peers.items()},
-            self.states,
-            Diagnosis("t", self.states, ours=PublicKey(public(name)), settings="as in the tests", clock=self.clock),
+            Roster(
+                {peer: PeerConfig(peer, endpoints) for peer, endpoints in peers.items()},
+                self.states,
+                Diagnosis(
+                    "t", self.states, ours=PublicKey(public(name)), settings="as in the tests", clock=self.clock
+                ),
+            ),
             bound=bound,
             clock=self.clock,
             random=random.Random(1).random,

@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NoReturn
 
 from tunneld.config import PeerConfig
-from tunneld.diagnosis import Diagnosis
 from tunneld.edge import address as addresses
 from tunneld.edge import udp
 from tunneld.edge.udpport import UdpPath, UdpPort
-from tunneld.links.state import PeerState, State
+from tunneld.links.roster import Roster
+from tunneld.links.state import State
 from tunneld.proto.backoff import Backoff
 from tunneld.proto.datagrams import DatagramTunnel
 from tunneld.proto.errors import LinkDown
@@ -47,9 +47,7 @@ class DatagramPeers:
         self,
         pump: Pump,
         tunnel: DatagramTunnel,
-        configured: Mapping[str, PeerConfig],
-        states: Mapping[str, PeerState],
-        diagnosis: Diagnosis,
+        roster: Roster,
         *,
         bound: socket.socket | None,
         clock: Callable[[], float],
@@ -58,9 +56,7 @@ class DatagramPeers:
         """Takes over `bound`, the listening socket."""
         self._pump = pump
         self._tunnel = tunnel
-        self._configured = configured
-        self._states = states
-        self._diagnosis = diagnosis
+        self._roster = roster
         self._bound = bound
         self._clock = clock
         self._backoff = Backoff(random)
@@ -77,7 +73,7 @@ class DatagramPeers:
                     if self._clock() - started >= HELD:
                         self._backoff.reset()
                     delay = self._backoff.delay()
-                    for state in self._states.values():
+                    for state in self._roster.states.values():
                         state.become(State.DOWN, f"{down}; trying again in {delay:.1f} s")
                     await asyncio.sleep(delay)
         finally:
@@ -96,13 +92,13 @@ class DatagramPeers:
                 await asyncio.sleep(0)  # until it is carried: what is sent before would be dropped
                 for peer in self._tunnel.peers:
                     found = self._find_again(peer, port)
-                    if self._configured[peer.name].endpoints:
+                    if self._roster.configured[peer.name].endpoints:
                         if not found:
                             self._turns[peer.name].set()
                         tasks.create_task(self._follow(peer, port), name=f"follow {peer.name}")
                     elif not found:
                         waiting = f"waiting on udp {addresses.text(port.local)}"
-                        self._states[peer.name].become(State.LISTENING, waiting)
+                        self._roster.states[peer.name].become(State.LISTENING, waiting)
                 tasks.create_task(self._tell_forever(port), name="tell")
 
     def _find_again(self, peer: Peer, port: UdpPort) -> bool:
@@ -115,7 +111,7 @@ class DatagramPeers:
             association.link = port.path(association.link.remote)
         except LinkDown:  # the old socket reached both families, this one does not
             return False
-        self._states[peer.name].become(State.UP, f"session with {addresses.text(association.link.remote)}")
+        self._roster.states[peer.name].become(State.UP, f"session with {addresses.text(association.link.remote)}")
         return True
 
     async def _follow(self, peer: Peer, port: UdpPort) -> NoReturn:
@@ -125,10 +121,10 @@ class DatagramPeers:
         while True:
             await self._turns[peer.name].wait()
             try:
-                targets = await self._resolve(self._configured[peer.name], port)
+                targets = await self._resolve(self._roster.configured[peer.name], port)
             except LinkDown as down:
                 delay = backoff.delay()
-                self._diagnosis.trouble(peer.name, "unresolved", f"{down}; trying again in {delay:.1f} s")
+                self._roster.diagnosis.trouble(peer.name, "unresolved", f"{down}; trying again in {delay:.1f} s")
                 await asyncio.sleep(delay)
                 continue
             backoff.reset()
@@ -159,13 +155,12 @@ class DatagramPeers:
     async def _tell_forever(self, port: UdpPort) -> NoReturn:
         while True:
             while (event := self._tunnel.poll_event()) is not None:
-                self._diagnosis.take(event)
+                self._roster.diagnosis.take(event)
                 if isinstance(event, Initiated) and event.attempt % TRIES == 0:
                     self._turns[event.peer].set()
             while (trouble := port.poll_trouble()) is not None:
                 self._tell_trouble(*trouble)
-            for state in self._states.values():
-                state.settle()
+            self._roster.settle()
             await asyncio.sleep(TICK)
             await self._pump.turned(TELL_AT_LEAST)
 
@@ -173,9 +168,10 @@ class DatagramPeers:
         """What ICMP says of a peer that we are calling; it is easily forged, so one that answers is not concerned."""
         for peer in self._tunnel.peers:
             link = None if peer.association is None else peer.association.link
-            if isinstance(link, UdpPath) and link.remote == remote and self._states[peer.name].state is not State.UP:
+            up = self._roster.states[peer.name].state is State.UP
+            if isinstance(link, UdpPath) and link.remote == remote and not up:
                 where = addresses.text(remote)
                 text = f"{where}: {said}"
                 if said == "Connection refused":
                     text = f"port unreachable: nothing listens on UDP {where} there"
-                self._diagnosis.trouble(peer.name, "unreachable", text)
+                self._roster.diagnosis.trouble(peer.name, "unreachable", text)

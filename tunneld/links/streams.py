@@ -18,19 +18,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import ip_address, ip_network
 from typing import NoReturn
 
-from tunneld.config import PeerConfig
-from tunneld.diagnosis import NO_ANSWER, Diagnosis
+from tunneld.diagnosis import NO_ANSWER
 from tunneld.edge import address as addresses
 from tunneld.edge import tcp
 from tunneld.edge.doorstep import first_message, leave
 from tunneld.edge.tcp import TcpLink
 from tunneld.links.dial import Dialler
-from tunneld.links.state import PeerState, State
+from tunneld.links.roster import Roster
+from tunneld.links.state import State
 from tunneld.links.tcp import HELD, SILENCE, WATCH_PAUSE, give_up_on_silence
 from tunneld.proto.backoff import Backoff
 from tunneld.proto.errors import BadPacket, LinkDown
@@ -80,9 +80,7 @@ class StreamPeers:
         self,
         pump: Pump,
         tunnel: StreamTunnel,
-        configured: Mapping[str, PeerConfig],
-        states: Mapping[str, PeerState],
-        diagnosis: Diagnosis,
+        roster: Roster,
         *,
         bound: socket.socket | None,
         clock: Callable[[], float],
@@ -91,9 +89,7 @@ class StreamPeers:
         """Takes over `bound`, the listening socket."""
         self._pump = pump
         self._tunnel = tunnel
-        self._configured = configured
-        self._states = states
-        self._diagnosis = diagnosis
+        self._roster = roster
         self._listener = bound
         self._clock = clock
         self._random = random
@@ -108,7 +104,7 @@ class StreamPeers:
         try:
             async with asyncio.TaskGroup() as tasks:
                 for peer in self._tunnel.peers:
-                    if self._configured[peer.name].endpoints:
+                    if self._roster.configured[peer.name].endpoints:
                         tasks.create_task(self._connect_forever(peer), name=f"connect {peer.name}")
                     else:
                         self._tell_waiting(peer)
@@ -124,8 +120,8 @@ class StreamPeers:
     # Connecting
 
     async def _connect_forever(self, peer: Peer) -> NoReturn:
-        backoff, state = Backoff(self._random), self._states[peer.name]
-        dialler = Dialler(self._configured[peer.name].endpoints, self._listener)
+        backoff, state = Backoff(self._random), self._roster.states[peer.name]
+        dialler = Dialler(self._roster.configured[peer.name].endpoints, self._listener)
         while True:
             await self._until_needed(peer)
             if state.state is not State.CONNECTING:
@@ -143,7 +139,7 @@ class StreamPeers:
             delay = backoff.delay()
             if peer.association is None:
                 text = f"{self._why[peer.name]}; trying again in {delay:.1f} s"
-                self._diagnosis.trouble(peer.name, "no-connection", text)
+                self._roster.diagnosis.trouble(peer.name, "no-connection", text)
             await self._pause(peer, delay)
 
     async def _until_needed(self, peer: Peer) -> None:
@@ -297,7 +293,7 @@ class StreamPeers:
         except LinkDown as down:
             proved = peer.latest_handshake is not None and peer.latest_handshake >= started
             if not proved:
-                self._diagnosis.take(Unconfirmed(peer.name, link, 1))
+                self._roster.diagnosis.take(Unconfirmed(peer.name, link, 1))
             self._tell_ended(peer, str(down) if proved else UNCONFIRMED)
             return proved
         finally:
@@ -316,7 +312,7 @@ class StreamPeers:
         if peer.association is not None:
             return
         self._why[peer.name] = why
-        if not self._configured[peer.name].endpoints:
+        if not self._roster.configured[peer.name].endpoints:
             if peer.name not in self._left:
                 self._tell_waiting(peer, why)
             self._left.discard(peer.name)
@@ -327,13 +323,12 @@ class StreamPeers:
         assert self._listener is not None
         where = addresses.text(addresses.normalise(self._listener.getsockname()))
         text = f"waiting on tcp {where}"
-        self._states[peer.name].become(State.LISTENING, f"{why}; {text}" if why else text)
+        self._roster.states[peer.name].become(State.LISTENING, f"{why}; {text}" if why else text)
 
     async def _tell_forever(self) -> NoReturn:
         while True:
             self._tell()
-            for state in self._states.values():
-                state.settle()
+            self._roster.settle()
             # Whoever waits for this looks now, and waits for the next time.
             self._looked.set()
             self._looked.clear()
@@ -342,7 +337,7 @@ class StreamPeers:
 
     def _tell(self) -> None:
         while (event := self._tunnel.poll_event()) is not None:
-            self._diagnosis.take(event)
+            self._roster.diagnosis.take(event)
             if isinstance(event, Superseded) and isinstance(event.link, TcpLink):
                 self._pump.end(event.link, LinkDown("another connection to the peer took its place"))
             elif isinstance(event, Stalled) and isinstance(event.link, TcpLink):
