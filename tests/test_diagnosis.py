@@ -239,8 +239,8 @@ def test_a_session_solves_what_kept_it_away_and_a_relapse_is_told_after_a_minute
 
 
 def test_differences_that_are_gone_are_not_shown(operator):
-    both = (Difference("mtu", "a"), Difference("allowed_ips", "b"))
-    assert operator.take(events.Compared("office", both)) == ['peer "office": ' + letter for letter in "ab"]
+    both = (Difference("mtu", "a"), Difference("allowed_ips", "b"), Difference("mode", "c"))
+    assert operator.take(events.Compared("office", both)) == ['peer "office": ' + letter for letter in "abc"]
     operator.take(events.Compared("office", both[1:2]))
     assert operator.shown == ["allowed-ips-differs"]
     operator.take(events.Compared("office", ()))

@@ -66,9 +66,10 @@ Cause = Literal[
     "unconfirmed",
     "nothing-returns",
     "mtu-differs",
+    "mode-differs",
     "allowed-ips-differs",
 ]
-DIFFERS: dict[str, Cause] = {"mtu": "mtu-differs", "allowed_ips": "allowed-ips-differs"}
+DIFFERS: dict[str, Cause] = {"mtu": "mtu-differs", "mode": "mode-differs", "allowed_ips": "allowed-ips-differs"}
 
 # What is over when there is a session with the peer.
 SOLVED_BY_SESSION = (

@@ -142,8 +142,9 @@ def test_ends_that_fit_together_have_no_differences():
 def test_every_field_that_differs_is_named_with_its_remedy():
     networks = tuple(ip_network(f"10.{number}.0.0/16") for number in range(5))
     ours = hello(allowed_ips=networks)
-    theirs = hello(mtu=1380, allowed_ips=(*networks[1:], ip_network("fd00::/8")))
+    theirs = hello(mtu=1380, mode="tap", allowed_ips=(*networks[1:], ip_network("fd00::/8")))
     assert [(difference.field, difference.sentence) for difference in compare(ours, theirs)] == [
+        ("mode", 'mode is "tun" here and "tap" at the peer; set both alike'),
         ("mtu", "mtu is 1400 here and 1380 at the peer; set both to 1380"),
         (
             "allowed_ips",

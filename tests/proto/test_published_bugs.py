@@ -361,7 +361,7 @@ def test_cve_2024_5594_openvpn_logged_what_the_peer_wrote():
         found, faults = decode_untrusted(b"\x00\x01" + struct.pack("!H", len(value)) + value)
         said += [difference.sentence for theirs in found for difference in compare(ours, theirs)]
         said += [fault.value for fault in faults]
-    assert len(set(said)) > 100
+    assert len(said) > 5000
     assert all(sentence.isascii() and sentence.isprintable() for sentence in said)
 
 

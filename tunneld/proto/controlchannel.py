@@ -143,11 +143,13 @@ def decode_untrusted(body: Buffer) -> tuple[list[ControlMessage], list[Reason]]:
 def compare(ours: Hello, theirs: Hello) -> list[Difference]:
     """What the operator has to put right, as seen from our end; empty if the two ends fit together.
 
-    Modes are not compared: ends that differ in them have no session to say HELLO in.
     Of allowed_ips the same prefix at both ends is a fault: a packet for an unused address in it would go to and
     fro. Nested prefixes are not, the longer one decides; nor is /0 at both ends, under a routing protocol.
     """
     differences = []
+    if ours.mode != theirs.mode:
+        text = f'mode is "{ours.mode}" here and "{theirs.mode}" at the peer; set both alike'
+        differences.append(Difference("mode", text))
     if ours.mtu != theirs.mtu:
         text = f"mtu is {ours.mtu} here and {theirs.mtu} at the peer; set both to {min(ours.mtu, theirs.mtu)}"
         differences.append(Difference("mtu", text))
