@@ -259,7 +259,7 @@ def test_what_else_happens_to_a_peer_is_a_line(operator):
     ) == [
         "peer office: up: session with 203.0.113.5:4000",
         "peer office: up: session with [2001:db8::1]:5",
-        'peer "office": was restarted',
+        "peer office: was restarted",
         "peer office: connecting: nothing came back for 15 s; a new handshake begins",
         "peer office: listening: idle, so its keys are dropped; the next packet begins a handshake",
         "peer office: down: peer shut down",

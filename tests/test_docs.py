@@ -258,6 +258,7 @@ def test_stream_vector(vector, step):
         part = stream[at : at + step]
         decoder.space()[: len(part)] = part
         records += map(bytes, decoder.received_untrusted(len(part)))
+        assert not decoder.more
     assert records == [octets(record) for record in vector["records"]]
     assert decoder.pending == vector["pending"]
 

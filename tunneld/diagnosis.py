@@ -181,7 +181,7 @@ class Diagnosis:
                 self._solve(event.peer, SOLVED_BY_SESSION)
             case events.Restarted():
                 if self._limiter.admit("lines", self._clock()) is not None:
-                    log.info("peer %s: was restarted", quoted(event.peer))
+                    self._states[event.peer].tell("was restarted")
             case events.Compared():
                 self._solve(event.peer, DIFFERS.values())
                 for difference in event.differences:

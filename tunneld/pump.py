@@ -4,7 +4,8 @@ Theory of operation
 
 - There is at most one device, and a port for each socket: one for all peers over UDP, one for each connection over
   TCP. Any may be absent. Packets that meet an absence are read and dropped, counted by reason.
-- Each readable event moves one batch and returns to the loop, so neither direction starves the other.
+- Each readable event moves one batch and returns to the loop, so neither direction starves the other, and no peer the
+  others: a port that has `more` in its memory gets its next turn as if it had been readable.
 - Back-pressure is one bit a port. One that could not send everything is `blocked`: its writer is armed, and the
   tunnel keeps what is for it. While every port is blocked the device is not read; the kernel's transmit queue then
   fills and drops, as it does for any slow link. What the peers send is read all the while.
@@ -94,6 +95,7 @@ class Pump:
         self._device_end: asyncio.Future[NoReturn] | None = None
         self._ports: dict[Port, asyncio.Future[NoReturn]] = {}
         self._blocked: set[Port] = set()
+        self._again: set[Port] = set()
         self._own_drops: Counter[Reason] = Counter()
         self._counters = Counters()
         self._timer: asyncio.TimerHandle | None = None
@@ -191,7 +193,15 @@ class Pump:
             self._end_port(port, down)
         except BadPacket as bad:
             self._end_port(port, LinkDown(f"what came is refused ({bad.reason.value})"))
+        if port.more and port in self._ports and port not in self._again:
+            self._again.add(port)
+            asyncio.get_running_loop().call_soon(self._turn, self._read_on, port)
         self._transmit(now)
+
+    def _read_on(self, port: Port) -> None:
+        self._again.discard(port)
+        if port in self._ports:
+            self._readable(port)
 
     def _receive(self, link: Link, messages: Sequence[memoryview], now: float) -> None:
         self.last_received = now

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tunneld.proto import framing
 from tunneld.proto.errors import Reason
-from tunneld.proto.framing import StreamDecoder
+from tunneld.proto.framing import TURN_RECORDS, StreamDecoder
 
 RECORDS = st.lists(st.binary(max_size=300) | st.sampled_from([b"", b"x", bytes(2001), bytes(65_535)]), max_size=12)
 
@@ -39,6 +39,8 @@ def feed(decoder, data, sizes):
             piece = data[at : at + min(size, len(space))]
             space[: len(piece)] = piece
             records += map(bytes, decoder.received_untrusted(len(piece)))
+            while decoder.more:
+                records += map(bytes, decoder.received_untrusted(0))
             at += len(piece)
             size -= len(piece)
     return records
@@ -75,6 +77,26 @@ def test_junk_is_cut_as_the_obvious_reader_cuts_it_and_memory_stays_bounded(junk
     assert feed(decoder, junk, [*sizes, len(junk)]) == expected
     assert decoder.pending == len(rest)
     assert len(decoder.space()) == 65_537 - len(rest)
+
+
+def test_records_are_handed_out_in_small_turns():
+    """Whatever each of them holds is dealt with before anybody else has a turn."""
+    decoder = StreamDecoder()
+    data = plain_encode([bytes((number,)) for number in range(TURN_RECORDS * 2 + 1)])
+    decoder.space()[: len(data)] = data
+    turns = [[*map(bytes, decoder.received_untrusted(len(data)))]]
+    while decoder.more:
+        turns.append([*map(bytes, decoder.received_untrusted(0))])
+    assert [len(turn) for turn in turns] == [TURN_RECORDS, TURN_RECORDS, 1]
+    assert b"".join(map(b"".join, turns)) == bytes(range(TURN_RECORDS * 2 + 1))
+
+
+def test_a_turn_that_took_all_leaves_nothing_for_another():
+    decoder = StreamDecoder()
+    data = plain_encode([b"x"] * TURN_RECORDS) + b"\0"
+    decoder.space()[: len(data)] = data
+    assert len(decoder.received_untrusted(len(data))) == TURN_RECORDS
+    assert not decoder.more
 
 
 def test_space_is_never_empty_even_behind_the_longest_record():

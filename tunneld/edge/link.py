@@ -34,6 +34,10 @@ class Port(Protocol):
     def blocked(self) -> bool:
         """Whether something waits for the socket to become writable; then `flush` is due."""
 
+    @property
+    def more(self) -> bool:
+        """Whether the next `recv_batches` gives something, though the descriptor may never be readable again."""
+
     def fileno(self) -> int:
         """The descriptor to watch: for reading always, for writing while `blocked`."""
 

@@ -61,6 +61,8 @@ class UdpLink:
         """Never: UDP drops what the socket does not take."""
         return False
 
+    more = False
+
     def fileno(self) -> int:
         return self._watch.fileno()
 

@@ -135,6 +135,7 @@ class UdpPort:
     """Datagrams from everybody, each batch with its path; who is a peer is not known here."""
 
     blocked = False
+    more = False
 
     def __init__(self, sock: socket.socket) -> None:
         """Takes over `sock`, a bound and non-blocking one, in whose network namespace this must be called.

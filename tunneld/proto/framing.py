@@ -27,6 +27,10 @@ Buffer = bytes | bytearray | memoryview
 # stay in the cache of the core that parses it.
 STREAM_BUFFER_BYTES: Final = 256 * 1024
 
+# So many records are handed out at once. A record may hold thousands of packets, and while those are seen to nobody
+# else is.
+TURN_RECORDS: Final = 16
+
 
 def encode(records: Iterable[Buffer]) -> bytes:
     """The records, each behind its length, in one piece. Raises struct.error for one over 65,535 bytes."""
@@ -79,7 +83,8 @@ class StreamDecoder:
     """Cuts a byte stream into records, however the stream was split on its way.
 
     The bytes live in one fixed buffer of ours: read into `space()`, then call `received_untrusted(count)`.
-    Between calls the buffer keeps at most one incomplete record, 65,537 bytes with its prefix.
+    While `more` is true there are whole records left: ask for them first, by `received_untrusted(0)`. Else the buffer
+    keeps at most one incomplete record, 65,537 bytes with its prefix.
     """
 
     def __init__(self, capacity: int = STREAM_BUFFER_BYTES) -> None:
@@ -89,6 +94,7 @@ class StreamDecoder:
         self._view = memoryview(bytearray(capacity))
         self._start = 0
         self._end = 0
+        self.more = False
 
     @property
     def pending(self) -> int:
@@ -104,17 +110,21 @@ class StreamDecoder:
         return self._view[self._end :]
 
     def received_untrusted(self, count: int) -> list[memoryview]:
-        """The records that became whole with the `count` bytes just put into `space()`.
+        """The next 16 records, or less, that are whole with the `count` bytes just put into `space()`.
 
         They are views into the decoder's buffer, valid until the next call of `space`.
         """
         self._end += count
         view, at, end = self._view, self._start, self._end
         records: list[memoryview] = []
+        self.more = False
         while end - at >= PREFIX_BYTES:
             (length,) = PREFIX.unpack_from(view, at)
             stop = at + PREFIX_BYTES + length
             if stop > end:
+                break
+            if len(records) == TURN_RECORDS:
+                self.more = True
                 break
             records.append(view[at + PREFIX_BYTES : stop])
             at = stop

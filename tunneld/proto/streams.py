@@ -18,7 +18,7 @@ from typing import Protocol
 from tunneld.proto.association import Association
 from tunneld.proto.budget import HandshakeBudget
 from tunneld.proto.errors import BadPacket, Reason
-from tunneld.proto.events import Superseded
+from tunneld.proto.events import Moved, Superseded
 from tunneld.proto.framing import Buffer
 from tunneld.proto.peer import Conversation, Peer
 from tunneld.proto.peer import Link as AnyLink
@@ -161,6 +161,8 @@ class StreamTunnel(SealedTunnel):
         peer = association.peer
         if peer.association is None or self._stays(association, peer.association):
             peer.association = association
+        # A handshake on the other one may have been told of last.
+        self._station.events.append(Moved(peer.name, peer.association.link))
         for other in self._connections.values():
             if other.peer is not peer or not other.established or other is peer.association:
                 continue
