@@ -82,6 +82,7 @@ OWN_SUBJECT = {
     "tests/test_docs.py": "README, docs/ and man/",
     "tests/test_docs_sealed.py": "docs/PROTOCOL.md, section 7, and its vectors",
     "tests/test_configs.py": "configs/",
+    "tests/test_turns.py": "pump.py and the streams that it reads",
     "tests/test_systemd.py": "systemd/",
     "tests/fuzz/test_fuzz.py": "all that reads bytes of others",
     "tests/proto/test_any_order.py": "two whole tunnels, whatever the network does",

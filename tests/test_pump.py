@@ -117,22 +117,6 @@ async def test_a_plain_loop_of_one_message_at_a_time_writes_the_same_packets(pum
         assert pump.drops() == refused
 
 
-async def test_a_stream_of_many_messages_lets_others_have_their_turn(pump):
-    """Each of its turns takes 16, and all of them come, though its socket is readable once only."""
-    longest = 0.0
-    async with link_and_socket() as (link, peer), running(pump.carry(link)):
-        peer.sendall(framing.encode([b""] * 20_000))
-        before = 0
-        for _ in range(100_000):
-            await asyncio.sleep(0)
-            received = pump.totals()["link_received_messages"]
-            longest, before = max(longest, received - before), received
-            if received == 20_000:
-                break
-    assert pump.drops() == {Reason.EMPTY: 20_000}
-    assert longest <= 2 * framing.TURN_RECORDS  # its turn, and one that is readable beside it
-
-
 # --- one end is missing
 
 

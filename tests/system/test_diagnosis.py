@@ -124,7 +124,7 @@ async def test_a_clock_that_fell_back_is_named_by_the_peer_that_refuses_it(hosts
     done = await tunneld(hosts.left, *shlex.split(remedy)[1:])
     assert done.output == f"{NAME}: peer right: its next handshake is taken, whatever its timestamp\n"
     await wait_reachable(hosts.left, INSIDE["v4"][1])
-    assert (await left.status())["causes"] == []
+    await status_when(left, lambda status: not status["causes"])
 
 
 async def test_settings_that_differ_are_told_to_both_operators_and_what_lacks_in_allowed_ips_to_one(hosts):
