@@ -35,7 +35,7 @@ test: .venv/.develop
 	@$(PYTEST) -m "not long"
 
 long: .venv/.develop
-	@$(BIN)/python -m pytest -m long
+	@$(PYTEST) -m long
 	@TUNNELD_LAB_LOOP=asyncio $(PYTEST) -m "not long" tests/system
 	@$(MAKE) --no-print-directory second
 
