@@ -28,9 +28,16 @@ sys.exit(main())
 def on_a_terminal(argv: list[str], environ: dict[str, str], columns: int = 80) -> tuple[subprocess.Popen[bytes], int]:
     master, slave = pty.openpty()
     termios.tcsetwinsize(slave, (24, columns))
-    process = subprocess.Popen(argv, stdin=slave, stdout=slave, stderr=slave, env=os.environ | environ)
+    process = subprocess.Popen(
+        argv, stdin=slave, stdout=slave, stderr=slave, env=os.environ | environ, preexec_fn=heed_ctrl_c
+    )
     os.close(slave)
     return process, master
+
+
+def heed_ctrl_c() -> None:
+    """As from a shell: what runs in the background of one may have been told to ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def read_until(fd: int, text: bytes) -> bytes:

@@ -164,14 +164,14 @@ async def test_a_handshake_after_which_nothing_returns_is_told_after_15_s(hosts)
     only_handshakes = """
         nft add table inet filter
         nft add chain inet filter input '{ type filter hook input priority 0; }'
-        nft add rule inet filter input udp sport 55555 @th,64,8 0x84 drop
+        nft add rule inet filter input udp sport 55555 @th,64,8 { 0x81, 0x84 } drop
     """
     assert (await hosts.right.run(["sh", "-ec", only_handshakes])).output == ""
     left = Daemon.start(hosts.left, Calling().left(hosts), name=NAME)
     await left.wait_ready()
     right = Daemon.start(hosts.right, Calling().right(hosts), name=NAME)
     line = 'peer "left": handshakes complete but nothing returns: check routes and firewall behind it'
-    await right.wait_ready()
+    await right.wait_state("up")
     assert (await ping(hosts.right, INSIDE["v4"][0], count=1, timeout=0.1)).lost == 1
     await are_told(right, {("nothing-returns", "left"): line}, 18.0)
     assert causes(await left.status()) == {}
