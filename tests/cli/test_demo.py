@@ -28,8 +28,10 @@ sys.exit(main())
 def on_a_terminal(argv: list[str], environ: dict[str, str], columns: int = 80) -> tuple[subprocess.Popen[bytes], int]:
     master, slave = pty.openpty()
     termios.tcsetwinsize(slave, (24, columns))
+    # The C library of whoever started us may have left the size of another terminal.
+    ours = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
     process = subprocess.Popen(
-        argv, stdin=slave, stdout=slave, stderr=slave, env=os.environ | environ, preexec_fn=heed_ctrl_c
+        argv, stdin=slave, stdout=slave, stderr=slave, env=ours | environ, preexec_fn=heed_ctrl_c
     )
     os.close(slave)
     return process, master
