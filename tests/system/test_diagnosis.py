@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import missing
-from tests.system.conftest import INSIDE, NAME, PORT, start, status_when, toml, tunneld
+from tests.system.conftest import INSIDE, NAME, PORT, status_when, toml, tunneld
 from tests.system.sealed import Sealed, key_of
 from tunneld.edge import clock
 from tunneld.keys import encode
@@ -113,7 +113,11 @@ async def test_a_clock_that_fell_back_is_named_by_the_peer_that_refuses_it(hosts
     memory = StampFile(hosts.right.run_dir / "state" / f"{NAME}.stamp")
     memory.save(later(stamp(clock.wall()), 3 * 86_400 + 4 * 3_600 + 1_800))
     setup = Calling()
-    left, right = await start(hosts, setup)
+    left = Daemon.start(hosts.left, setup.left(hosts), name=NAME)
+    await left.wait_ready()
+    right = Daemon.start(hosts.right, setup.right(hosts), name=NAME)
+    await right.wait_state("up")
+    await left.wait_state("up")
     await right.kill()
     memory.path.unlink()
     right = Daemon.start(hosts.right, setup.right(hosts), name=NAME)
@@ -123,7 +127,7 @@ async def test_a_clock_that_fell_back_is_named_by_the_peer_that_refuses_it(hosts
     await are_told(left, {("old-timestamp", "right"): f"{line}once it is set: {remedy}"})
     done = await tunneld(hosts.left, *shlex.split(remedy)[1:])
     assert done.output == f"{NAME}: peer right: its next handshake is taken, whatever its timestamp\n"
-    await wait_reachable(hosts.left, INSIDE["v4"][1])
+    await wait_reachable(hosts.left, INSIDE["v4"][1], TWO_TRIES)
     await status_when(left, lambda status: not status["causes"])
 
 

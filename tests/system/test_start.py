@@ -160,6 +160,8 @@ async def test_a_signal_at_any_moment_of_the_start_ends_it_and_leaves_nothing(ho
         if IN_CLEAR in child.output():
             assert code == 0
             begun += 1
+        else:
+            longest *= 1.1  # other tests run beside this one, and it may have become slower
         assert await kernel_of(hosts.left) == before
     assert begun >= TRIES // 4
 
