@@ -6,8 +6,9 @@
 # make bench      throughput, packet rate and round trip
 PYTHON ?= python3
 BIN := .venv/bin
-# Two files at a time: most tests wait, and what measures this machine must not share it with more.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest
+# Two files at a time, since most tests wait; then what must not share the machine.
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
 .DEFAULT_GOAL := $(BIN)/tunneld
 .PHONY: demo test long second fuzz lint bench lock clean
 
@@ -32,11 +33,13 @@ demo: $(BIN)/tunneld
 	@$(BIN)/tunneld demo
 
 test: .venv/.develop
-	@$(PYTEST) -m "not long"
+	@status=0; $(PYTEST) $(TWO) -m "not long and not alone" || status=1; \
+	$(PYTEST) -m "not long and alone" || status=1; exit $$status
 
 long: .venv/.develop
-	@$(PYTEST) -m long
-	@TUNNELD_LAB_LOOP=asyncio $(PYTEST) -m "not long" tests/system
+	@status=0; $(PYTEST) $(TWO) -m "long and not alone" || status=1; \
+	$(PYTEST) -m "long and alone" || status=1; \
+	TUNNELD_LAB_LOOP=asyncio $(PYTEST) $(TWO) -m "not long and not alone" tests/system || status=1; exit $$status
 	@$(MAKE) --no-print-directory second
 
 # Daemons on a newer Python, if one is on PATH, on both loops.
@@ -46,7 +49,7 @@ second: .venv/.develop
 	$$python -m venv .venv/second && .venv/second/bin/python -m pip install -q --disable-pip-version-check \
 	  --require-hashes --only-binary :all: -r requirements/run.lock || exit 1; \
 	for loop in uvloop asyncio; do TUNNELD_LAB_PYTHON=$(CURDIR)/.venv/second/bin/python PYTHONPATH=$(CURDIR) \
-	  TUNNELD_LAB_LOOP=$$loop $(BIN)/python -m pytest -m "not long" tests/system/test_sealed_tcp.py || exit 1; done
+	  TUNNELD_LAB_LOOP=$$loop $(PYTEST) -m "not long" tests/system/test_sealed_tcp.py || exit 1; done
 
 fuzz: .venv/.develop
 	@$(BIN)/python -m tests.fuzz

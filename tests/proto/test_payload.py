@@ -283,5 +283,5 @@ def test_20000_plaintexts_give_packets_that_fit_and_nothing_else():
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_a_million_plaintexts_give_packets_that_fit_and_nothing_else():
-    fuzz(1_000_000, seed=12)
+def test_200000_plaintexts_give_packets_that_fit_and_nothing_else():
+    fuzz(200_000, seed=12)

@@ -235,6 +235,7 @@ FORMS = [
 ]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("trouble", ["floods", "unreachable", "stuck"])
 async def test_a_peer_in_trouble_slows_no_other(lab, trouble, form):

@@ -46,6 +46,7 @@ async def test_everything_arrives_as_it_was_sent(hosts, setup, inner, tmp_path):
 
 
 @pytest.mark.long
+@pytest.mark.alone
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("setup", TUNNELS)
 async def test_everything_arrives_for_half_a_minute(hosts, setup, tmp_path):
