@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -77,10 +78,12 @@ async def test_no_tool_says_anything_of_a_key_but_export_that_is_told_to(hosts):
         "export": ("export", "--wg", file),
         "keys": ("export", "--wg", "--keys", file),
     }
-    children = {
-        name: host.spawn([sys.executable, "-m", "tunneld", *words], name=name) for name, words in tools.items()
-    }
-    told = {source: text for name, child in children.items() for source, text in process_of(name, child)}
+    children, told = {}, {}
+    for name, words in tools.items():
+        child = children[name] = host.spawn([sys.executable, "-m", "tunneld", *words], name=name)
+        child.signal(signal.SIGSTOP)  # or it might have ended before anybody has looked at it
+        told |= dict(process_of(name, child))
+        child.signal(signal.SIGCONT)
     codes = {name: await child.wait(20.0) for name, child in children.items()}
     assert codes == dict.fromkeys(tools, 0) | {"refused": 2}
     for fault in ("this is a key itself", 'character "*" at position', "has mode 0644"):
