@@ -88,7 +88,8 @@ def forms(make: Callable[[], bytes], rate: int, share: float, figure: float):
 FLOODS = [
     *forms(wrong_mac1, 10_000, 0.75, 0.9),
     *forms(right_mac1, 10_000, 0.55, 0.75),
-    *forms(unknown_index, 50_000, 0.5, 0.75),
+    # So many have no figure that is promised: each costs its receive and a look-up, 3 to 6 µs as the machine is.
+    *forms(unknown_index, 50_000, 0.5, 0.6),
 ]
 
 

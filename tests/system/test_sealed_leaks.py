@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
+import socket
 
 import pytest
 
@@ -32,6 +33,7 @@ WINDOW = 32  # datagrams under way at once, so that none is lost
 MARKER = hashlib.blake2s(b"marker", digest_size=16).digest()
 PERIODS = (1, 2, 4, 8)
 LEAST = 7  # bytes of a pattern that no accident brings about, among some 10^8
+PROTOCOL = 14 + 9  # Ethernet, IPv4
 HEADERS = 14 + 20 + 8  # Ethernet, IPv4, UDP
 DATA = {b"\x84", b"\x04"}  # the first byte of a data message
 CIPHERTEXT = HEADERS + 16
@@ -78,7 +80,7 @@ class Search:
         self.octets += len(packet)
         seen = {period: difference(packet, period) for period in (0, *PERIODS)}
         self.found.update(name for name, period, pattern in self._patterns if pattern in seen[period])
-        if packet[HEADERS : HEADERS + 1] not in DATA:
+        if packet[PROTOCOL] != socket.IPPROTO_UDP or packet[HEADERS : HEADERS + 1] not in DATA:
             return
         for at in range(CIPHERTEXT, len(packet) - BLOCK + 1, BLOCK):
             block = packet[at : at + BLOCK]
