@@ -134,5 +134,5 @@ async def keepalives_are_on_time(seconds, *, sender):
         moments = [packet.time for packet in data[1:]]  # the first confirms the handshake
         gaps = [after - before for before, after in itertools.pairwise(moments)]
         assert len(moments) == pytest.approx(WATCHED // seconds if seconds else 0, abs=1 + WATCHED // 25)
-        # One may be late, on a busy machine; none comes too early, and the count above says that none is missing.
-        assert all(seconds - 0.1 < gap < seconds + 2.0 for gap in gaps), gaps
+        # One may be late on a busy machine, so that the next one seems early; that none is missing is counted above.
+        assert all(seconds - 0.5 < gap < seconds + 2.0 for gap in gaps), gaps
