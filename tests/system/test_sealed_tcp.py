@@ -34,6 +34,7 @@ TCP = Sealed("tcp")
 LEFT, RIGHT = INSIDE["v4"]
 FOUND = 15.0  # seconds in which a half-open connection is found
 AGAIN = 2.0  # seconds in which there is another
+HANDSHAKE = 5.0  # seconds that a try may take
 
 
 async def passes_again(hosts, seconds: float = AGAIN) -> None:
@@ -79,7 +80,7 @@ async def test_a_connection_that_is_ended_on_the_way_is_replaced(lab, how):
 async def test_a_half_open_connection_is_found_and_replaced(lab, sending):
     hosts = await topology.routed(lab)
     with TcpRelay(hosts.router, (hosts.east_v4, PORT), (hosts.left_v4, PORT)) as relay:
-        await relayed(lab, relay, hosts)
+        daemons = await relayed(lab, relay, hosts)
         relay.half_open()
         began = clock.now()
         if sending:
@@ -90,7 +91,11 @@ async def test_a_half_open_connection_is_found_and_replaced(lab, sending):
             while relay.accepted < 2:  # noqa: ASYNC110 - the relay has no event for it
                 await asyncio.sleep(0.02)
         assert clock.now() - began <= FOUND
-        await passes_again(hosts)
+        # Both ends find it in the same second. On a machine with other work a second try was seen to be needed.
+        try:
+            await passes_again(hosts, HANDSHAKE + AGAIN)
+        except TimeoutError:
+            pytest.fail("\n".join(daemon.log() for daemon in daemons))
 
 
 @pytest.mark.parametrize("side", [0, 1], ids=["left", "right"])
