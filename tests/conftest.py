@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import signal
 import struct
 
 import pytest
@@ -19,6 +20,10 @@ settings.register_profile("repeatable", derandomize=True, deadline=None)
 # For a run that only measures which lines are reached; see tests/test_house.py.
 settings.register_profile("sparse", settings.get_profile("repeatable"), max_examples=20)
 settings.load_profile("repeatable")
+
+# Who is started in the background of a shell ignores Ctrl-C, and so would all that is started from here.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LINUX_CAPABILITY_VERSION_3 = 0x20080522
 
