@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import array
 import base64
+import fcntl
 import os
 import random
 import shutil
 import subprocess
 import sys
+import termios
+import time
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -79,11 +84,20 @@ def test_a_key_that_comes_in_pieces():
     assert (0, said, "") == pubkey(PRIVATE)
 
 
+def unread(pipe: BinaryIO) -> int:
+    """Bytes that nobody has taken out of the pipe yet."""
+    count = array.array("i", [0])
+    fcntl.ioctl(pipe, termios.FIONREAD, count)
+    return count[0]
+
+
 def test_the_key_is_in_no_list_of_processes():
     """The child waits for the end of its input, so it has the key while it is looked at."""
     with subprocess.Popen([*TUNNELD, "pubkey"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         child.stdin.write(PRIVATE.encode())
         child.stdin.flush()
+        while unread(child.stdin):  # until then it may not even have its command line: exec is not done
+            time.sleep(0.001)
         shown = [Path(f"/proc/{child.pid}/{file}").read_text() for file in ("cmdline", "environ")]
         child.communicate()
     assert "pubkey" in shown[0]

@@ -70,9 +70,10 @@ async def running(lab, mode: str, transport: str = "udp"):
     for name, number in SPOKES.items():
         hub = {"endpoint": f"192.0.2.1:{PORT}", **may(mode, "10.9.0.0/24")}
         texts[name] = hub_text(hosts[name], number, {"hub": hub}, **tunnel)
-    daemons = {name: Daemon.start(hosts[name], texts[name], name=NAME) for name in names}
-    for daemon in daemons.values():
-        await daemon.wait_ready()
+    daemons = {}
+    for name in names:  # the hub first: an initiation that finds nobody is lost, and the next is 5 s away
+        daemons[name] = Daemon.start(hosts[name], texts[name], name=NAME)
+        await daemons[name].wait_ready()
     for name in SPOKES:
         await wait_reachable(hosts[name], INSIDE["hub"])
     yield Net(hosts, daemons)

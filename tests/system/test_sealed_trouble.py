@@ -71,6 +71,7 @@ async def test_traffic_passes_soon_after_an_end_was_killed_under_load(hosts, tra
 async def test_an_end_that_cannot_begin_is_found_by_the_one_that_can(hosts):
     lines = Sealed().left(hosts).splitlines(keepends=True)
     left = Daemon.start(hosts.left, "".join(line for line in lines if "endpoint" not in line), name=NAME)
+    await left.wait_ready()  # or the first initiation is lost, and the next is 5 s away
     right = Daemon.start(hosts.right, Sealed().right(hosts), name=NAME)
     await wait_reachable(hosts.right, INSIDE["v4"][0])
     async with load(hosts):
@@ -192,8 +193,8 @@ async def path(lab):
     lines = Sealed().left(hosts).splitlines(keepends=True)
     with UdpRelay(hosts.router, (hosts.east_v4, PORT), (hosts.left_v4, PORT)) as relay:
         left = Daemon.start(hosts.left, "".join(line for line in lines if "endpoint" not in line), name=NAME)
-        right = Daemon.start(hosts.right, Sealed().right(hosts, f"{hosts.east_v4}:{PORT}"), name=NAME)
         await left.wait_ready()
+        right = Daemon.start(hosts.right, Sealed().right(hosts, f"{hosts.east_v4}:{PORT}"), name=NAME)
         await right.wait_ready()
         await wait_reachable(hosts.right, INSIDE["v4"][0])
         yield Path(hosts, left, right, relay)
