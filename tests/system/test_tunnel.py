@@ -80,11 +80,16 @@ async def stream(sender, receiver, address, directory, until):
 
 async def shell(client, server, address, until):
     async with Session.open(client, server, address, timeout=20.0) as session:
+        echoes = []
         for number in again(until):
             typed = await session.type(f"echo $HOST-{number}")
             assert typed.answer.splitlines()[-1] == f"{server.name}-{number}"
-            # Beside streams that fill the queues a key waits its turn, but nobody would call the session stuck.
-            assert max(typed.echoes) < 1.0
+            echoes += typed.echoes
+    # Beside streams that fill the queues a key waits its turn, and one that is dropped there until TCP sends it
+    # again, which takes longer each time; but nobody would call the session stuck.
+    echoes.sort()
+    assert echoes[len(echoes) * 9 // 10] < 1.0
+    assert echoes[-1] < 5.0
 
 
 def again(until):
