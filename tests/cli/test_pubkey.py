@@ -96,7 +96,8 @@ def test_the_key_is_in_no_list_of_processes():
     with subprocess.Popen([*TUNNELD, "pubkey"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         child.stdin.write(PRIVATE.encode())
         child.stdin.flush()
-        while unread(child.stdin):  # until then it may not even have its command line: exec is not done
+        # Until then it may not even have its command line: exec is not done.
+        while unread(child.stdin) and child.poll() is None:
             time.sleep(0.001)
         shown = [Path(f"/proc/{child.pid}/{file}").read_text() for file in ("cmdline", "environ")]
         child.communicate()

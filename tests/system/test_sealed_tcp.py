@@ -26,6 +26,7 @@ from tunneld.lab.daemon import Daemon
 from tunneld.lab.host import Host
 from tunneld.lab.ping import ping, wait_reachable
 from tunneld.lab.tcp_relay import TcpRelay
+from tunneld.lab.topology import Lab
 from tunneld.lab.traffic import blast, make_file, transfer
 
 pytestmark = pytest.mark.asyncio(loop_factories=["uvloop"])
@@ -34,7 +35,7 @@ TCP = Sealed("tcp")
 LEFT, RIGHT = INSIDE["v4"]
 FOUND = 15.0  # seconds in which a half-open connection is found
 AGAIN = 2.0  # seconds in which there is another
-HANDSHAKE = 5.0  # seconds that a try may take
+HANDSHAKE = 5.0  # seconds that a try may take, before the next
 
 
 async def passes_again(hosts, seconds: float = AGAIN) -> None:
@@ -77,25 +78,37 @@ async def test_a_connection_that_is_ended_on_the_way_is_replaced(lab, how):
 
 @pytest.mark.long
 @pytest.mark.parametrize("sending", [False, True], ids=["idle", "sending"])
-async def test_a_half_open_connection_is_found_and_replaced(lab, sending):
-    hosts = await topology.routed(lab)
-    with TcpRelay(hosts.router, (hosts.east_v4, PORT), (hosts.left_v4, PORT)) as relay:
-        daemons = await relayed(lab, relay, hosts)
-        relay.half_open()
-        began = clock.now()
-        if sending:
-            # Late, between two keepalive probes: from then on the kernel would wait 10 s for this alone.
-            await asyncio.sleep(9.0)
-            assert (await ping(hosts.right, LEFT, count=1, timeout=0.1)).lost == 1
-        async with asyncio.timeout(FOUND):
-            while relay.accepted < 2:  # noqa: ASYNC110 - the relay has no event for it
-                await asyncio.sleep(0.02)
-        assert clock.now() - began <= FOUND
-        # Both ends find it in the same second. On a machine with other work a second try was seen to be needed.
-        try:
-            await passes_again(hosts, HANDSHAKE + AGAIN)
-        except TimeoutError:
-            pytest.fail("\n".join(daemon.log() for daemon in daemons))
+async def test_a_half_open_connection_is_found_and_replaced(sending):
+    """Three pairs of hosts at once, as one of them was seen to need a second try."""
+    async with asyncio.TaskGroup() as tasks:
+        pairs = [tasks.create_task(half_open_to_passing(sending)) for _ in range(3)]
+    taken = sorted(pair.result() for pair in pairs)
+    assert taken[1] <= AGAIN, taken
+    assert taken[2] <= HANDSHAKE + AGAIN, taken
+
+
+async def half_open_to_passing(sending: bool) -> float:
+    """Seconds from the new connection, which must come in time, until packets pass."""
+    async with Lab.open() as lab:
+        hosts = await topology.routed(lab)
+        with TcpRelay(hosts.router, (hosts.east_v4, PORT), (hosts.left_v4, PORT)) as relay:
+            daemons = await relayed(lab, relay, hosts)
+            relay.half_open()
+            began = clock.now()
+            if sending:
+                # Late, between two keepalive probes: from then on the kernel would wait 10 s for this alone.
+                await asyncio.sleep(9.0)
+                assert (await ping(hosts.right, LEFT, count=1, timeout=0.1)).lost == 1
+            async with asyncio.timeout(FOUND):
+                while relay.accepted < 2:  # noqa: ASYNC110 - the relay has no event for it
+                    await asyncio.sleep(0.02)
+            connected = clock.now()
+            assert connected - began <= FOUND
+            try:
+                await passes_again(hosts, 2 * (HANDSHAKE + AGAIN))
+            except TimeoutError:
+                pytest.fail("\n".join(daemon.log() for daemon in daemons))
+            return clock.now() - connected
 
 
 @pytest.mark.parametrize("side", [0, 1], ids=["left", "right"])

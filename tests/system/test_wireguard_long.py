@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import statistics
 
 import pytest
 
@@ -136,3 +137,4 @@ async def keepalives_are_on_time(seconds, *, sender):
         assert len(moments) == pytest.approx(WATCHED // seconds if seconds else 0, abs=1 + WATCHED // 25)
         # One may be late on a busy machine, so that the next one seems early; that none is missing is counted above.
         assert all(seconds - 0.5 < gap < seconds + 2.0 for gap in gaps), gaps
+        assert not gaps or seconds - 0.1 < statistics.median(gaps) < seconds + 0.5
